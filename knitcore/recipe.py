@@ -1,0 +1,374 @@
+"""Recipes: every setting of a task as a named, validated field."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from knitcore.errors import RecipeError
+
+RECIPE_VERSION = 1
+MAX_RECIPE_BYTES = 4 * 1024 * 1024  # records repeat the recipe and may carry long notes
+
+PositiveFloat = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+
+# Only this module reads `preset`: afterwards each field is concrete, so that a record replays
+# under a later version whose presets changed.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "inpaint": {
+        "fast": {},  # the fields' own defaults
+        "paper": {
+            "region": "image",
+            "start": "none",
+            "start_weight": 0.0,
+            "knit_depth": 0.0,
+            "coordinates": "unit",
+            "fourier_scales": (10.0,),
+            "frequencies": 256,
+            "width": 256,
+            "depth": 4,
+            "scales": (1, 2, 4),
+            "ensemble": 1,
+            "steps": 4000,
+            "tile": 48,
+            "tiles": 0,
+            "rate": 1e-3,
+            "rate_schedule": "constant",
+            "average": 0.0,
+            "pixel_loss": "l1",
+            "alpha_start": 1e-5,
+            "alpha": 500.0,
+            "alpha_ramp": "logistic",
+            "beta": 1.0,
+            "gamma": 1e-4,
+            "discriminator": True,
+        },
+    }
+}
+
+
+class Inpaint(BaseModel):
+    """Settings of `knitcore.inpaint`; fields left out take the preset's values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
+    preset: Literal["fast", "paper"] = Field(
+        "fast",
+        description="'fast' fits the region round each hole; 'paper' follows the article "
+        "equation by equation on the whole image (hours on a CPU).",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Start of all random numbers.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where the fit runs: auto, cpu, cuda, cuda:1 or mps.",
+    )
+    ensemble: int = Field(4, ge=1, le=64, description="Networks fitted side by side and averaged.")
+    steps: int = Field(400, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
+
+    # mask
+    mask_label: int | None = Field(
+        None, ge=1, description="Fill only this label of the mask (default: every non-zero value)."
+    )
+    invert_mask: bool = Field(False, description="Fill where the mask is zero.")
+    alpha_channel: Literal["keep", "mask"] = Field(
+        "keep",
+        description="'keep' copies alpha to the output; 'mask' also fills fully transparent pixels.",
+    )
+    saturated_as_hole: bool = Field(
+        False, description="Fill pixels at the highest value of an integer type."
+    )
+
+    # what is fitted
+    planes: str = Field(
+        "auto",
+        pattern=r"^(auto|none|[A-Z]+)$",
+        description="Axes fitted plane by plane (e.g. T or TZ); 'auto': every axis but C, Y, X and Z; "
+        "'none': no axis.",
+    )
+    region: Literal["hole", "image"] = Field(
+        "hole", description="Fit only the region round each hole, or the whole image."
+    )
+    margin: float = Field(
+        24.0, ge=2, le=4096, description="Least width of known pixels fitted round a hole, in pixels."
+    )
+    margin_factor: float = Field(
+        1.5, ge=0, le=16, description="Width of that margin in units of the hole's depth, if larger."
+    )
+    max_region: int = Field(
+        65536,
+        ge=1024,
+        le=2**24,
+        description="Most coordinates fitted in one region; larger ones are fitted on a coarser grid.",
+    )
+    start: Literal["kriging", "harmonic", "none"] = Field(
+        "kriging", description="Smooth fill the knitwork falls back on."
+    )
+    start_weight: float = Field(
+        0.5, ge=0, le=1, description="Share of that smooth fill in the result, deep inside a hole."
+    )
+    knit_depth: float = Field(
+        2.5,
+        ge=0,
+        le=4096,
+        description="Holes nowhere deeper than this (pixels) are filled by the start alone.",
+    )
+
+    # networks
+    scales: tuple[int, ...] = Field(
+        (1, 2, 4), min_length=1, max_length=8, description="Spacings of the 3x3 patches, in pixels."
+    )
+    coordinates: Literal["pixel", "unit"] = Field(
+        "pixel", description="Fourier scale counts cycles per pixel, or per image side."
+    )
+    fourier_scales: tuple[PositiveFloat, ...] = Field(
+        (0.01,), min_length=1, max_length=64, description="Fourier scale of each member, repeated."
+    )
+    frequencies: int = Field(64, ge=1, le=4096, description="Random Fourier frequencies.")
+    width: int = Field(64, ge=4, le=4096, description="Units in a hidden layer of the patch MLP.")
+    depth: int = Field(3, ge=1, le=16, description="Hidden layers of the patch MLP.")
+
+    # losses, equation (4): L_G = L_recon + alpha L_xpatch + beta L_pixel + gamma L_GAN
+    alpha_start: float = Field(0.1, ge=0, le=1e6, description="Consistency weight at the start.")
+    alpha: float = Field(2.0, ge=0, le=1e6, description="Consistency weight at the end of the ramp.")
+    alpha_ramp: Literal["exponential", "logistic", "none"] = Field(
+        "exponential", description="How the consistency weight grows."
+    )
+    beta: float = Field(1.0, ge=0, le=1e6, description="Pixel loss weight.")
+    pixel_loss: Literal["l1", "l2"] = Field("l2", description="Norm of the pixel loss.")
+    gamma: float = Field(0.0, ge=0, le=1e6, description="Adversarial loss weight.")
+    discriminator: bool = Field(False, description="Train the patch discriminator.")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=0.5, description="One-sided smoothing of the discriminator's real labels."
+    )
+
+    # optimiser
+    rate: PositiveFloat = Field(8e-3, le=1.0, description="Adam's (highest) learning rate.")
+    rate_schedule: Literal["one-cycle", "constant"] = Field(
+        "one-cycle", description="How the learning rate changes over the steps."
+    )
+    average: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights over the last 40 % of the steps; 0: off.",
+    )
+    tile: int = Field(12, ge=6, le=512, description="Side of the square tiles coordinates are drawn in.")
+    tiles: int = Field(8, ge=0, le=4096, description="Tiles drawn a step; 0: all of the region.")
+
+    @field_validator("steps", "ensemble", "seed", mode="before")
+    @classmethod
+    def _whole_number(cls, value: Any) -> Any:
+        # YAML reads `true` and `1:30` as the integers 1 and 90
+        if isinstance(value, bool):
+            raise ValueError("must be a whole number, not true or false")
+        return value
+
+    @field_validator("fourier_scales", "scales", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @field_validator("scales")
+    @classmethod
+    def _rising_scales(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(s < 1 or s > 64 for s in value) or list(value) != sorted(set(value)):
+            raise ValueError("must be rising whole numbers from 1 to 64, such as 1, 2, 4")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "fast")
+        known = PRESETS["inpaint"].get(preset, {}) if isinstance(preset, str) else {}
+        return {**known, **values}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Inpaint:
+        if self.start == "none" and self.start_weight > 0:
+            raise ValueError("start_weight must be 0 when start is none")
+        if self.tile <= 2 * max(self.scales):
+            raise ValueError(
+                f"tile ({self.tile}) must be larger than twice the largest scale ({max(self.scales)})"
+            )
+        return self
+
+
+def make_recipe(task: str = "inpaint", **fields: Any) -> Inpaint:
+    """Check settings and fill in the rest from the preset.
+
+    Parameters
+    ----------
+    task : str
+        "inpaint".
+    **fields
+        Fields of the task's recipe.
+
+    Returns
+    -------
+    Inpaint
+
+    Raises
+    ------
+    RecipeError
+        One line a field: which, what was wrong, what is allowed.
+    """
+    if task != "inpaint":
+        raise RecipeError(f"unknown task {task!r}; this version knows: inpaint")
+    try:
+        return Inpaint(**fields)
+    except ValidationError as error:
+        raise RecipeError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, Inpaint.model_fields, n=1)
+            lines.append(f"unknown key `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"`{name}`: {message[0].lower()}{message[1:]} (got {item['input']!r:.60})")
+    return "\n".join(lines)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without aliases, duplicate keys, octal or sexagesimal numbers."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key `{key}` is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _plain_integer(loader: Any, node: Any) -> int:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    if not text.lstrip("+-").isdigit() or (len(text.lstrip("+-")) > 1 and text.lstrip("+-")[0] == "0"):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{text} is not a plain whole number", node.start_mark
+        )
+    return int(text)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _plain_integer)
+
+
+def load_recipe(path: str | Path) -> Inpaint:
+    """Read a recipe from YAML or JSON, or from a record (``*.knit.json``).
+
+    Parameters
+    ----------
+    path : path-like
+        A recipe file, or the record written beside a result.
+
+    Returns
+    -------
+    Inpaint
+
+    Raises
+    ------
+    RecipeError
+        Unreadable, not a recipe, or with wrong fields; the message names the file.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
+    if len(raw) > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: too large for a recipe ({len(raw)} bytes)")
+    try:
+        text = raw.decode("utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.load(text, _StrictLoader)
+    except (UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not a readable recipe: {reason}") from None
+    if isinstance(values, dict) and isinstance(values.get("recipe"), dict):
+        values = values["recipe"]  # a record holds its recipe under this key
+    if not isinstance(values, dict) or not values:
+        raise RecipeError(f"{path}: empty, or not a list of `name: value` lines")
+    version = values.pop("recipe_version", RECIPE_VERSION)
+    if version != RECIPE_VERSION:
+        raise RecipeError(
+            f"{path}: written for recipe version {version}; this program reads version "
+            f"{RECIPE_VERSION}. Update napari-knitworks, or remove the line and check the fields."
+        )
+    try:
+        return make_recipe(**{"task": "inpaint", **{str(k): v for k, v in values.items()}})
+    except RecipeError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def recipe_fields(recipe: Inpaint) -> dict[str, Any]:
+    """Every field of a recipe as plain JSON types, with the recipe version.
+
+    Parameters
+    ----------
+    recipe : Inpaint
+
+    Returns
+    -------
+    dict
+    """
+    return {"recipe_version": RECIPE_VERSION, **recipe.model_dump(mode="json")}
+
+
+def save_recipe(recipe: Inpaint, path: str | Path) -> None:
+    """Write a recipe as YAML (or JSON for ``.json``), every field concrete.
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    path : path-like
+        Overwritten if present.
+    """
+    fields, path = recipe_fields(recipe), Path(path)
+    if path.suffix == ".json":
+        text = json.dumps(fields, indent=2) + "\n"
+    else:
+        text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def consistency_weight(recipe: Inpaint, done: float) -> float:
+    """Weight alpha of the cross-patch consistency when a share `done` of the steps is over.
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    done : float
+        0 to 1. The exponential ramp ends at 0.7; the logistic one is centred at one half.
+
+    Returns
+    -------
+    float
+        Between `alpha_start` and `alpha`.
+    """
+    low, high = recipe.alpha_start, recipe.alpha
+    if recipe.alpha_ramp == "none":
+        return high
+    if recipe.alpha_ramp == "logistic":
+        return low + (high - low) / (1 + math.exp(-12 * (done - 0.5)))
+    return max(low, 1e-12) * (high / max(low, 1e-12)) ** min(1.0, done / 0.7)
