@@ -1,0 +1,48 @@
+# make demo   set up, and repair the image that ships with the package
+# make test   set up, and run all tests
+# make lint   set up, and run the linters and the type checker
+# make clean  remove what the others made
+#
+# Another Python or folder: make test PYTHON=python3.12 VENV=/tmp/venv
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SAMPLE = knitcore/samples/damaged_micrograph
+DEPS = pyproject.toml constraints.txt napari.yaml scripts/setup.sh
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(VENV)/.ready-all
+	mkdir -p demo
+	$(BIN)/knit inpaint $(SAMPLE).tif --mask $(SAMPLE)_mask.png \
+	    --output demo/repaired_micrograph.tif --save-std --overwrite
+	$(BIN)/python scripts/before_after.py $(SAMPLE).tif demo/repaired_micrograph.tif \
+	    demo/before_after.png
+	@echo
+	@echo "The repaired image is demo/repaired_micrograph.tif;"
+	@echo "demo/before_after.png shows it beside the damaged one."
+	@echo "To look at it in napari: $(BIN)/napari, then File > Open Sample > Knitworks."
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/npe2 validate --imports napari-knitworks
+
+$(VENV)/.ready-all: $(DEPS)
+	PYTHON="$(PYTHON)" sh scripts/setup.sh "$(VENV)" all
+	touch $@
+
+$(VENV)/.ready-test: $(DEPS)
+	PYTHON="$(PYTHON)" sh scripts/setup.sh "$(VENV)" all,test
+	touch $@ $(VENV)/.ready-all
+
+clean:
+	rm -rf "$(VENV)" demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
