@@ -1,0 +1,325 @@
+"""Quality of inpainting on Set5 and Set14: `fast` beside four classical methods.
+
+    python benchmarks/inpainting.py --data FOLDER [--quick] [--replicates 0,1] [--jobs 2]
+
+Each hole of masks/holes.json is filled by each method, one CSV row a case; a killed run goes on
+where it was. At the end the CSV is summed up as a Markdown table beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import (
+    RESULTS,
+    add_data_option,
+    append_row,
+    crop_round,
+    data_folder,
+    machine,
+    read_rows,
+    say,
+    table,
+    write_rows,
+)
+from PIL import Image
+
+METHODS = ("fast", "harmonic", "biharmonic", "telea", "navier-stokes")
+NAMES = {
+    "fast": "**`fast`**",
+    "harmonic": "harmonic",
+    "biharmonic": "biharmonic (scikit-image)",
+    "telea": "Telea (OpenCV)",
+    "navier-stokes": "Navier–Stokes (OpenCV)",
+}
+PERCENTS = ("1", "2", "4")
+QUICK = ("set5/bird.png", "set5/butterfly.png", "set14/face.png", "set14/foreman.png")
+BIHARMONIC_LIMIT = 9000  # hole pixels; beyond it takes minutes to hours
+FIELDS = [
+    "image",
+    "percent",
+    "replicate",
+    "method",
+    "recipe",
+    "pixels",
+    "psnr",
+    "ssim",
+    "seconds",
+    "within_2std",
+    "spearman",
+    "median_ratio",
+]
+
+
+def case_key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("image", "percent", "replicate", "method"))
+
+
+def recipe_key() -> str:
+    """Hash of the recipe and of the code that decides the numbers, so that no old rows are mixed in."""
+    import knitcore
+    from knitcore.recipe import make_recipe, recipe_fields
+
+    digest = hashlib.sha256(json.dumps(recipe_fields(make_recipe()), sort_keys=True).encode())
+    skip = {"__init__", "events", "errors", "files", "metrics", "result", "tasks", "recipe"}
+    for path in sorted(Path(knitcore.__file__).parent.glob("*.py")):
+        if path.stem not in skip:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def fill_fast(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    import knitcore
+
+    result = knitcore.inpaint(image, mask, axes="YXS"[: image.ndim], seed=0)
+    return result.image / 255, result.std / 255
+
+
+def fill_harmonic(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, None]:
+    from knitcore.harmonic import harmonic_fill
+
+    values = np.moveaxis(np.atleast_3d(image), -1, 0) / 255
+    filled = harmonic_fill(values, np.broadcast_to(~mask, values.shape))
+    return np.moveaxis(filled, 0, -1).reshape(image.shape), None
+
+
+def fill_biharmonic(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, None]:
+    from skimage.restoration import inpaint_biharmonic
+
+    # its stencil reaches two pixels, so that a crop gives the same values as the whole image
+    box = crop_round(mask, 8)
+    filled = image / 255
+    filled[box] = inpaint_biharmonic(
+        filled[box], mask[box], channel_axis=-1 if image.ndim == 3 else None
+    )
+    return filled, None
+
+
+def fill_opencv(image: np.ndarray, mask: np.ndarray, flag: str) -> tuple[np.ndarray, None]:
+    import cv2
+
+    return cv2.inpaint(image, mask.astype(np.uint8), 3, getattr(cv2, flag)) / 255, None
+
+
+FILLS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray | None]]] = {
+    "fast": fill_fast,
+    "harmonic": fill_harmonic,
+    "biharmonic": fill_biharmonic,
+    "telea": partial(fill_opencv, flag="INPAINT_TELEA"),
+    "navier-stokes": partial(fill_opencv, flag="INPAINT_NS"),
+}
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+
+
+def scores(truth: np.ndarray, filled: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """PSNR and SSIM inside the hole, of RGB images in [0, 1]."""
+    from skimage.metrics import structural_similarity
+
+    truth, filled = as_rgb(truth), np.clip(as_rgb(filled), 0, 1)
+    mse = np.mean((truth[mask] - filled[mask]) ** 2)
+    box = crop_round(mask, 12)
+    _, similar = structural_similarity(
+        truth[box],
+        filled[box],
+        data_range=1.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return {"psnr": -10 * np.log10(max(mse, 1e-12)), "ssim": float(similar[mask[box]].mean())}
+
+
+def calibration(error: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    """How well `std` foretells the error inside the hole.
+
+    Share of errors within two std, rank correlation of both, and the median error in units of the
+    one that a Gaussian of that std would show (0.6745 std).
+    """
+    from scipy.stats import spearmanr
+
+    error = np.abs(error)
+    return {
+        "within_2std": float(np.mean(error <= 2 * std)),
+        "spearman": float(spearmanr(error, std).statistic) if np.ptp(std) and np.ptp(error) else 0,
+        "median_ratio": float(np.median(error) / max(0.6745 * np.median(std), 1e-9)),
+    }
+
+
+def measure(data: Path, case: dict[str, Any], hole: list[int]) -> dict[str, Any]:
+    """Fill one hole by one method; a row of the CSV file."""
+    image = np.asarray(Image.open(data / case["image"]))
+    y, x, height, width = hole
+    mask = np.zeros(image.shape[:2], bool)
+    mask[y : y + height, x : x + width] = True
+    damaged = image.copy()
+    damaged[mask] = 0  # no method may see what it is to find
+    start = time.perf_counter()
+    filled, std = FILLS[case["method"]](damaged, mask)
+    row = {**case, "pixels": int(mask.sum()), "seconds": time.perf_counter() - start}
+    truth = image / 255
+    row |= scores(truth, filled, mask)
+    if std is not None:
+        row |= calibration((filled - truth)[mask], std[mask])
+    return {name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()}
+
+
+def summary(rows: list[dict[str, str]], replicates: list[int], threads: str) -> str:
+    """The Markdown page of a set of rows."""
+    sets = [s for s in ("set5", "set14") if any(r["image"].startswith(s) for r in rows)]
+    present = [m for m in METHODS if any(r["method"] == m for r in rows)]
+    cells = [(s, p) for s in sets for p in PERCENTS]
+    cells = [
+        c for c in cells if any(r["image"].startswith(c[0]) and r["percent"] == c[1] for r in rows)
+    ]
+    values: dict[tuple[str, tuple[str, str]], dict[tuple[str, str], dict[str, str]]] = {}
+    for row in rows:
+        cell = (row["image"].split("/")[0], row["percent"])
+        values.setdefault((row["method"], cell), {})[row["image"], row["replicate"]] = row
+
+    def mean(name: str, method: str, cell: tuple[str, str], like: str | None = None) -> float:
+        found = values.get((method, cell), {})
+        cases = values.get((like or method, cell), {})
+        numbers = [float(found[c][name]) for c in cases if c in found and found[c][name] != ""]
+        return float(np.mean(numbers)) if numbers else float("nan")
+
+    def line(title: str, numbers: list[float], digits: int, sign: str = "") -> list[str]:
+        mean_all = float(np.mean(numbers))
+        return [title, *(f"{v:{sign}.{digits}f}" for v in [*numbers, mean_all])]
+
+    def block(name: str, digits: int) -> str:
+        out = []
+        for method in present:
+            row = line(NAMES[method], [mean(name, method, c) for c in cells], digits)
+            for i, cell in enumerate(cells):
+                count, all_of = (
+                    len(values.get((method, cell), {})),
+                    len(values.get(("fast", cell), {})),
+                )
+                if count < all_of:
+                    row[i + 1] += f" ({count} of {all_of})"
+            out.append(row)
+            if method == "biharmonic" and "fast" in present:
+                fair = [mean(name, "fast", c, like="biharmonic") for c in cells]
+                out.append(line("`fast`, the same holes as biharmonic", fair, digits))
+        if name == "psnr" and {"fast", "harmonic"} <= set(present):
+            gain = [mean(name, "fast", c) - mean(name, "harmonic", c) for c in cells]
+            out.append(line("`fast` − harmonic", gain, 2, "+"))
+        return table(head, out)
+
+    head = ["", *(f"{s.replace('set', 'Set')} {p} %" for s, p in cells), "mean"]
+    counts = ", ".join(
+        f"{s.replace('set', 'Set')} {len({r['image'] for r in rows if r['image'].startswith(s)})} images"
+        for s in sets
+    )
+    ratio = [float(r["median_ratio"]) for r in rows if r["median_ratio"]]
+    within = line(
+        "share of errors within 2 std", [mean("within_2std", "fast", c) for c in cells], 3
+    )
+    spearman = line(
+        "rank correlation of std and error", [mean("spearman", "fast", c) for c in cells], 2
+    )
+    slow = [float(r["seconds"]) for r in rows if r["method"] == "fast"]
+    return f"""# Inpainting: quality inside the holes
+
+Rectangular holes of 1, 2 and 4 % of the area, replicate {", ".join(map(str, replicates))} ({counts}).
+8-bit images; mean over the images of each cell, the last column the mean over the cells. Made by
+`benchmarks/inpainting.py`; every case is in the CSV file beside this page. {threads}
+Machine: {machine()}
+
+## PSNR inside the hole (dB, all channels, values clipped to the range)
+
+{block("psnr", 2)}
+## SSIM inside the hole
+
+{block("ssim", 3)}
+## Seconds a hole
+
+{block("seconds", 2)}
+Biharmonic is left out above {BIHARMONIC_LIMIT} hole pixels, where it takes very long, and runs on the
+part of the image round the hole. Median of `fast` over all holes: {np.median(slow):.1f} s.
+
+## `Result.std` against the error
+
+{table(head, [within, spearman])}
+Median error over the median that a Gaussian of this std would show: {np.median(ratio):.2f}
+(1: well calibrated in the middle of the distribution; above: std too small).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_data_option(parser)
+    parser.add_argument("--replicates", default="0", help="holes of each size: 0, 1 or 0,1")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--quick", action="store_true", help="four small images, 2 %% holes")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one torch thread each")
+    parser.add_argument("--out", type=Path, default=RESULTS / "inpainting.csv")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    options = parser.parse_args()
+    data = data_folder(parser, options.data, "masks/holes.json")
+    replicates = [int(r) for r in options.replicates.split(",")]
+    out = options.out
+    if options.quick and out == RESULTS / "inpainting.csv":
+        out = out.with_name("inpainting-quick.csv")
+
+    if options.jobs > 1:
+        # inherited by the workers; one fit alone may use every core
+        os.environ["OMP_NUM_THREADS"] = "1"
+    key = recipe_key()
+    rows = [] if options.fresh else read_rows(out)
+    rows = [r for r in rows if r["method"] != "fast" or r["recipe"] == key]
+    write_rows(out, rows, FIELDS)
+    done = {case_key(row) for row in rows}
+
+    tasks = []
+    holes = json.loads((data / "masks" / "holes.json").read_text())["images"]
+    for image, entry in holes.items():
+        if options.quick and image not in QUICK:
+            continue
+        for percent in ("2",) if options.quick else PERCENTS:
+            for replicate in replicates:
+                hole = entry["holes"][percent][replicate]
+                for method in options.methods.split(","):
+                    case = {"image": image, "percent": percent, "replicate": replicate}
+                    case |= {"method": method, "recipe": key if method == "fast" else ""}
+                    large = method == "biharmonic" and hole[2] * hole[3] > BIHARMONIC_LIMIT
+                    if case_key(case) not in done and not large:
+                        tasks.append((case, hole))
+    say(f"{len(done)} cases there, {len(tasks)} to measure")
+    # spawned, never forked: torch's threads do not survive a fork
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+        waiting = [pool.submit(measure, data, case, hole) for case, hole in tasks]
+        for number, future in enumerate(as_completed(waiting), 1):
+            row = future.result()
+            append_row(out, row, FIELDS)
+            say(
+                f"{number}/{len(tasks)} {row['image']} {row['percent']} % {row['method']}: "
+                f"{row['psnr']} dB, {row['seconds']} s"
+            )
+    rows = [row for row in read_rows(out) if int(row["replicate"]) in replicates]
+    rows.sort(key=case_key)
+    threads = f"{options.jobs} processes at a time, one thread each." if options.jobs > 1 else ""
+    page = summary(rows, replicates, threads)
+    out.with_suffix(".md").write_text(page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
