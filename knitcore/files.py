@@ -1,0 +1,631 @@
+"""Read and write image files; write beside, check, then replace."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from knitcore.axes import Image, as_image
+from knitcore.errors import FileError
+from knitcore.events import Note
+from knitcore.result import Result
+from knitcore.tiff import read_tiff, write_tiff
+
+MAX_PIXELS = 2**31
+WRITABLE = ".tif, .tiff, .ome.tif, .png, .npy"
+LARGE = 64 * 2**20  # bytes from which a tiny file declaring them is looked at
+MAX_EXPANSION = 10_000
+SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+_MAGIC = (
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x93NUMPY", "npy"),
+)
+_STRANGERS = (
+    (b"\x80", "a Python pickle, which can run code: save the array with numpy.save"),
+    (b"PK\3\4", "a ZIP archive (or .npz): unpack it first"),
+    (b"\x89HDF", "HDF5: export TIFF from the program that wrote it"),
+    (b"ZISRAW", "Zeiss CZI: export OME-TIFF from the program that wrote it"),
+    (b"\xda\xce\xbe\x0a", "Nikon ND2: export OME-TIFF from the program that wrote it"),
+    (b"p\0\0\0", "Leica LIF: export OME-TIFF from the program that wrote it"),
+    (b"GIF8", "a GIF: save it as PNG or TIFF"),
+    (b"BM", "a BMP: save it as PNG or TIFF"),
+    (b"RIFF", "a WebP or RIFF file: save it as PNG or TIFF"),
+    (b"%PDF", "a PDF: export PNG or TIFF"),
+)
+_SUFFIXES = {
+    "tiff": (".tif", ".tiff"),
+    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg"),
+    "npy": (".npy",),
+}
+
+
+def split_suffix(path: str | Path) -> tuple[str, str]:
+    """Split a file name into stem and suffix, with ".ome.tif" as one suffix.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    stem, suffix : str
+        The suffix keeps its case and starts with a dot, or is empty.
+    """
+    name = Path(path).name
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() in (".tif", ".tiff") and stem.lower().endswith(".ome"):
+        stem, suffix = stem[:-4], stem[-4:] + suffix
+    return stem, suffix
+
+
+def read_image(
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    allow_damaged: bool = False,
+    on_note: Callable[[Note], Any] | None = None,
+) -> Image:
+    """Read a TIFF, PNG, JPEG or .npy file; the kind is told by its first bytes.
+
+    Parameters
+    ----------
+    path : path-like
+    max_pixels : int
+        Most values (pixels times samples) the file may declare.
+    allow_damaged : bool
+        Take the readable planes of a damaged TIFF, with a warning.
+    on_note : callable, optional
+        Called with a `Note` for whatever was decided on the user's behalf.
+
+    Returns
+    -------
+    Image
+        2-D or more, native byte order; no pixel size where the file tells none.
+
+    Raises
+    ------
+    FileError
+        Unreadable, damaged, too large, or not an image; the message names the file.
+    """
+    return _read(Path(path), max_pixels, allow_damaged, on_note or (lambda note: None), False)
+
+
+def read_mask(
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    allow_damaged: bool = False,
+    on_note: Callable[[Note], Any] | None = None,
+) -> Image:
+    """Read a mask: as `read_image`, but palette images give their indices (labels).
+
+    Parameters
+    ----------
+    path : path-like
+    max_pixels, allow_damaged, on_note
+        As for `read_image`.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    FileError
+        As `read_image`, and for a JPEG with greys: its compression blurred the edges.
+    """
+    path = Path(path)
+    mask = _read(path, max_pixels, allow_damaged, on_note or (lambda note: None), True)
+    if mask.extra.get("format") == "jpeg" and len(np.unique(mask.data)) > 2:
+        raise FileError(
+            f"{path}: a lossy mask: JPEG has blurred its edges to greys; save it as PNG or TIFF"
+        )
+    return mask
+
+
+def _read(
+    path: Path, max_pixels: int, allow_damaged: bool, note: Callable[[Note], Any], indices: bool
+) -> Image:
+    kind, size = _kind(path)
+    usual = _SUFFIXES[kind]
+    if path.suffix.lower() not in usual and not (kind == "tiff" and path.suffix):
+        note(Note(f"{path.name}: is a {kind.upper()} file whatever its name says", "warning"))
+    elif kind == "tiff" and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".npy"):
+        note(Note(f"{path.name}: is a TIFF file whatever its name says", "warning"))
+
+    def guard(shape: tuple[int, ...], dtype: np.dtype) -> None:
+        _refuse_bombs(path, size, shape, dtype, max_pixels)
+
+    if kind == "tiff":
+        return read_tiff(path, guard=guard, note=note, allow_damaged=allow_damaged, indices=indices)
+    if kind == "npy":
+        return _read_npy(path, guard)
+    return _read_picture(path, kind, guard, note, indices)
+
+
+def _kind(path: Path) -> tuple[str, int]:
+    """Kind of file by its first bytes, and its size in bytes."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise FileError(f"{path}: is a folder, not an image")
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError(f"{path}: is not a regular file")
+        with path.open("rb") as handle:
+            head = handle.read(64)
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path}: cannot read: {reason.lower()}") from None
+    if not head:
+        raise FileError(f"{path}: file is empty (0 bytes)")
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind, status.st_size
+    looks = next((text for magic, text in _STRANGERS if head.startswith(magic)), None)
+    if looks is None:
+        text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+        looks = "text" if text else f"unknown (it starts with {head[:4].hex(' ')})"
+    raise FileError(f"{path}: not an image this program reads; its content looks like {looks}")
+
+
+def _refuse_bombs(
+    path: Path, size: int, shape: tuple[int, ...], dtype: np.dtype, max_pixels: int
+) -> None:
+    values = math.prod(shape)
+    amount = values * np.dtype(dtype).itemsize
+    told = (
+        f"{path}: declares {' x '.join(map(str, shape))} ({amount / 1e9:.2g} GB) "
+        f"in {size / 1e6:.2g} MB"
+    )
+    if values > max_pixels:
+        raise FileError(f"{told}; raise --max-pixels (now {max_pixels:,}) if that is real")
+    if amount > LARGE and amount > MAX_EXPANSION * size:
+        raise FileError(f"{told}: over {MAX_EXPANSION:,} times its size, taken for a trap")
+    free = _free_memory()
+    if free and amount > 0.8 * free:
+        raise FileError(f"{told}; only {free / 1e9:.2g} GB of memory are free")
+
+
+def _free_memory() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _read_npy(path: Path, guard: Callable[[tuple[int, ...], np.dtype], None]) -> Image:
+    try:
+        with path.open("rb") as handle:
+            major = np.lib.format.read_magic(handle)[0]
+            header = np.lib.format.read_array_header_1_0
+            if major > 1:
+                header = np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(handle)
+        if dtype.hasobject:
+            raise FileError(f"{path}: holds Python objects, not numbers; save plain numbers")
+        guard(shape, dtype)
+        data = np.load(path, allow_pickle=False)
+    except (FileError, MemoryError):
+        raise
+    except Exception as error:
+        raise FileError(f"{path}: the file is cut short or damaged ({error})") from None
+    if not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    image = as_image(data, name=path.name)
+    return replace(image, extra={"path": str(path), "format": "npy"})
+
+
+def _read_picture(
+    path: Path,
+    kind: str,
+    guard: Callable[[tuple[int, ...], np.dtype], None],
+    note: Callable[[Note], Any],
+    indices: bool,
+) -> Image:
+    """PNG and JPEG."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    depth, colour = _png_header(path) if kind == "png" else (8, None)
+    extra: dict[str, Any] = {"path": str(path), "format": kind}
+    # our own guard, with its option, stands in for Pillow's fixed limit
+    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+    try:
+        with PIL.Image.open(path, formats=["PNG" if kind == "png" else "JPEG"]) as picture:
+            deep = kind == "png" and depth == 16
+            dtype = np.dtype(np.uint16 if deep else np.uint8)
+            guard((picture.height, picture.width, len(picture.getbands())), dtype)
+            if getattr(picture, "n_frames", 1) > 1 and kind == "png":
+                raise FileError(f"{path}: an animated PNG; save one frame on its own")
+            for key in ("dpi", "icc_profile"):
+                if picture.info.get(key):
+                    extra[key] = picture.info[key]
+            if deep and colour != 0:
+                data = _deep_png(path)
+            elif picture.mode == "CMYK":
+                raise FileError(f"{path}: CMYK colours; convert the image to RGB")
+            elif picture.mode == "P" and not indices:
+                clear = "transparency" in picture.info
+                note(Note(f"{path.name}: a palette image; converted to RGB"))
+                data = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+            else:
+                if kind == "jpeg" and picture.getexif().get(0x0112, 1) != 1:
+                    note(Note(f"{path.name}: turned upright, as its EXIF orientation says"))
+                    data = np.asarray(PIL.ImageOps.exif_transpose(picture))
+                else:
+                    data = np.asarray(picture)
+                if "transparency" in picture.info:
+                    note(Note(f"{path.name}: its transparent colour is not kept", "warning"))
+    except (FileError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error
+        raise FileError(f"{path}: the file is cut short or damaged ({error})") from None
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = limit
+    if deep:
+        data = data.astype(np.uint16)  # Pillow may give I;16 as int32
+    if indices and colour == 0 and depth in (2, 4):
+        data = data // (255 // (2**depth - 1))  # labels, not greys
+    if kind == "jpeg":
+        note(Note(f"{path.name}: JPEG is lossy, so its artefacts count as image"))
+    axes = "YXS" if data.ndim == 3 else "YX"
+    alpha = data.ndim == 3 and data.shape[-1] in (2, 4)
+    return Image(np.array(data), axes, alpha=alpha, name=path.name, extra=extra)
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bit depth and colour type."""
+    with path.open("rb") as handle:
+        head = handle.read(26)
+    if len(head) < 26:
+        raise FileError(f"{path}: the file is cut short or damaged (no PNG header)")
+    return head[24], head[25]
+
+
+def _deep_png(path: Path) -> np.ndarray:
+    # Pillow would silently halve 16 bits a sample to 8
+    try:
+        from imagecodecs import png_decode
+    except ImportError:
+        raise FileError(
+            f"{path}: 16-bit colour PNG needs imagecodecs: pip install imagecodecs, "
+            "or save the image as TIFF"
+        ) from None
+    return np.asarray(png_decode(path.read_bytes()))
+
+
+def record_path(path: str | Path) -> Path:
+    """Where the record of an output lies.
+
+    Parameters
+    ----------
+    path : path-like
+        The output image.
+
+    Returns
+    -------
+    Path
+        The output's name with ".knit.json" added, in the same folder.
+    """
+    path = Path(path)
+    return path.with_name(path.name + ".knit.json")
+
+
+def write_image(image: Image, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write an image; the suffix chooses the format.
+
+    Parameters
+    ----------
+    image : Image
+        Its axes, pixel size, unit and channel names are written where the format has a place
+        for them. An image read from an ImageJ or OME TIFF is written as that again.
+    path : path-like
+        Ends in .tif, .tiff, .ome.tif, .png or .npy.
+    overwrite : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    FileError
+        It exists, is the file the image was read from, cannot be written, or the format cannot
+        hold the image. Nothing is left behind then.
+    """
+    path = Path(path)
+    check_writable(image, path, overwrite=overwrite)
+    _publish([(path, _writer(image, path), _checker(image, path))], overwrite)
+    return path
+
+
+def write_result(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a result with its source's axes, pixel size and unit, and the record beside it.
+
+    Parameters
+    ----------
+    result : Result
+    path : path-like
+        As for `write_image`; the record goes to `record_path(path)`.
+    overwrite : bool
+        Replace existing files.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    FileError
+        As `write_image`.
+    """
+    path = Path(path)
+    image = replace(result.source, data=result.image)
+    check_writable(image, path, overwrite=overwrite)
+    _publish(
+        [
+            (path, _writer(image, path), _checker(image, path)),
+            (record_path(path), _json_writer(result.record), None),
+        ],
+        overwrite,
+    )
+    return path
+
+
+def write_record(record: dict[str, Any], path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a record as JSON.
+
+    Parameters
+    ----------
+    record : dict
+        JSON-ready.
+    path : path-like
+    overwrite : bool
+        Replace an existing file.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    FileError
+        It exists or cannot be written.
+    """
+    path = Path(path)
+    _publish([(path, _json_writer(record), None)], overwrite)
+    return path
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read the record written beside a result.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileError
+        Unreadable, or not a record.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise FileError(f"{path}: not a record ({error})") from None
+    if not isinstance(record, dict) or "record_version" not in record:
+        raise FileError(f"{path}: not a record of this program")
+    return record
+
+
+def check_writable(image: Image, path: Path, *, overwrite: bool = False) -> None:
+    """Find out before a fit whether its result could be written.
+
+    Parameters
+    ----------
+    image : Image
+        The input; a result has its shape and dtype.
+    path : Path
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileError
+        What stands against it.
+    """
+    _check_place(path, overwrite)
+    source = image.extra.get("path")
+    if source and path.exists() and os.path.samefile(source, path):
+        raise FileError(f"{path}: is the input itself; choose another output")
+    suffix = path.suffix.lower()
+    planes = [a for a in image.axes.removesuffix("S") if a not in "YX"]
+    if suffix in (".tif", ".tiff"):
+        if image.dtype.itemsize > 8 or image.dtype.kind not in "biuf":
+            raise FileError(f"{path}: TIFF cannot hold {image.dtype}; choose .npy")
+    elif suffix == ".png":
+        fits = image.dtype in (np.uint8, np.uint16) or (image.dtype == bool and image.axes == "YX")
+        if not fits:
+            raise FileError(f"{path}: PNG cannot hold {image.dtype}; choose .tif or .npy")
+        if planes or (image.axes.endswith("S") and image.shape[-1] > 4):
+            raise FileError(f"{path}: PNG holds one plane, not axes {image.axes}; choose .tif")
+        if image.axes.endswith("S") and image.dtype == np.uint16 and not _has_imagecodecs():
+            raise FileError(
+                f"{path}: 16-bit colour PNG needs imagecodecs: pip install imagecodecs, "
+                "or choose .tif"
+            )
+    elif suffix in (".jpg", ".jpeg"):
+        raise FileError(f"{path}: JPEG would change the known pixels; choose .png or .tif")
+    elif suffix != ".npy":
+        raise FileError(f"{path}: cannot write {suffix or 'a file without suffix'}; use {WRITABLE}")
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    if len(os.fsencode(path.name)) > 255:
+        raise FileError(f"{path}: the file name is longer than 255 bytes; choose a shorter one")
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: the folder {path.parent} does not exist")
+    if not overwrite and os.path.lexists(path):
+        raise FileError(f"{path}: exists; use --overwrite, or choose another name")
+
+
+def _has_imagecodecs() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("imagecodecs") is not None
+
+
+Writer = Callable[[BinaryIO], None]
+Checker = Callable[[Path], bool]
+
+
+def _publish(files: list[tuple[Path, Writer, Checker | None]], overwrite: bool) -> None:
+    """Write all files under temporary names, check them, then put all in place."""
+    waiting: list[tuple[Path, Path]] = []
+    try:
+        for path, write, check in files:
+            _check_place(path, overwrite)
+            # room for the random part within the 255 bytes of a name
+            shown = os.fsdecode(os.fsencode(path.name)[:220])
+            part = path.with_name(f".{shown}.{secrets.token_hex(4)}.part")
+            waiting.append((part, path))
+            _write_part(part, write)
+            if check is not None and not check(part):
+                raise FileError(f"{path}: what was written does not read back; is the disk sound?")
+        for part, path in waiting:
+            _check_place(path, overwrite)
+            os.replace(part, path)
+        _sync_folder(files[0][0].parent)
+    except FileError:
+        raise
+    except OSError as error:
+        raise _write_error(files[0][0], error) from None
+    finally:
+        for part, _ in waiting:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _write_part(part: Path, write: Writer) -> None:
+    # Plain open, not mkstemp, so that the umask decides the permissions as for any new file.
+    with part.open("x+b") as handle:
+        write(handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_error(path: Path, error: OSError) -> FileError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{path}: disk full; free some space and run again"
+    else:
+        text = f"{path}: cannot write: {(error.strerror or str(error)).lower()}"
+    told = FileError(text)
+    told.errno = error.errno  # lets the command tell full disks from bad files
+    return told
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not possible on every system
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _json_writer(record: dict[str, Any]) -> Writer:
+    text = json.dumps(record, indent=2, allow_nan=False, default=_plain) + "\n"
+    return lambda handle: _write_all(handle, text.encode())
+
+
+def _write_all(handle: BinaryIO, content: bytes) -> None:
+    handle.write(content)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a record")
+
+
+def _writer(image: Image, path: Path) -> Writer:
+    # The format is given by hand: writers would go by the temporary name.
+    stem, suffix = split_suffix(path)
+    if suffix.lower() == ".npy":
+        return lambda handle: np.save(handle, np.asarray(image.data), allow_pickle=False)
+    if suffix.lower() == ".png":
+        return lambda handle: _write_png(handle, image)
+    return lambda handle: write_tiff(handle, image, ome=suffix.lower().startswith(".ome"))
+
+
+def _write_png(handle: BinaryIO, image: Image) -> None:
+    import PIL.Image
+
+    data = np.ascontiguousarray(image.data)
+    if data.dtype == np.uint16 and data.ndim == 3:
+        from imagecodecs import png_encode
+
+        handle.write(png_encode(data))
+        return
+    kept = {key: image.extra[key] for key in ("dpi", "icc_profile") if key in image.extra}
+    PIL.Image.fromarray(data).save(handle, format="PNG", **kept)
+
+
+def _checker(image: Image, path: Path) -> Checker:
+    """A test of what was written: the size, the type and the last plane."""
+    data, suffix = np.asarray(image.data), path.suffix.lower()
+
+    def check(part: Path) -> bool:
+        if suffix == ".npy":
+            again = np.load(part, mmap_mode="r", allow_pickle=False)
+            whole = again.shape == data.shape
+            again = again[(-1,) * max(0, again.ndim - 2)]
+        elif suffix == ".png":
+            again = _read_picture(part, "png", lambda *_: None, lambda _: None, False).data
+            whole = again.shape == data.shape
+        else:
+            from tifffile import TiffFile
+
+            with TiffFile(part) as tif:
+                whole = tif.series[0].size == data.size
+                again = tif.pages[-1].asarray()
+        if not whole or again.dtype != data.dtype or data.size % again.size:
+            return False
+        last = data.reshape(-1, again.size)[-1]
+        return np.array_equal(again.ravel(), last, equal_nan=data.dtype.kind == "f")
+
+    return check
