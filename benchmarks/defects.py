@@ -97,7 +97,7 @@ def classical(method: str, image: np.ndarray, axes: str, mask: np.ndarray) -> np
         if hole.all() or (method == "biharmonic" and hole.sum() > BIHARMONIC_LIMIT):
             return None
         if method == "harmonic":
-            filled[part] = harmonic_fill(filled[part][None], ~hole[None])[0]
+            filled[part] = harmonic_fill(filled[part][None], ~hole[None], hole)[0]
         else:
             box = crop_round(hole, 8)
             values = filled[part]
