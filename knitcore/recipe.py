@@ -28,17 +28,22 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "start": "none",
             "start_weight": 0.0,
             "knit_depth": 0.0,
+            "directed": False,
             "coordinates": "unit",
             "fourier_scales": (10.0,),
             "frequencies": 256,
             "width": 256,
             "depth": 4,
             "scales": (1, 2, 4),
+            "reconstructor": "plain",
+            "reconstructor_depth": 2,
+            "output": "sigmoid",
             "ensemble": 1,
             "steps": 4000,
             "tile": 48,
             "tiles": 0,
             "rate": 1e-3,
+            "adam_beta2": 0.999,
             "rate_schedule": "constant",
             "average": 0.0,
             "pixel_loss": "l1",
@@ -114,6 +119,12 @@ class Inpaint(BaseModel):
     start_weight: float = Field(
         0.5, ge=0, le=1, description="Share of that smooth fill in the result, deep inside a hole."
     )
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Weight of the smooth fill as a soft target inside the hole (known pixels: 1).",
+    )
     knit_depth: float = Field(
         2.5,
         ge=0,
@@ -131,9 +142,22 @@ class Inpaint(BaseModel):
     fourier_scales: tuple[PositiveFloat, ...] = Field(
         (0.01,), min_length=1, max_length=64, description="Fourier scale of each member, repeated."
     )
+    directed: bool = Field(
+        True,
+        description="Draw Fourier frequencies along the directions of the known pixels' variogram.",
+    )
     frequencies: int = Field(64, ge=1, le=4096, description="Random Fourier frequencies.")
     width: int = Field(64, ge=4, le=4096, description="Units in a hidden layer of the patch MLP.")
     depth: int = Field(3, ge=1, le=16, description="Hidden layers of the patch MLP.")
+
+    reconstructor: Literal["residual", "plain"] = Field(
+        "residual",
+        description="'residual' corrects the patch's own centre, 'plain' makes the pixel anew.",
+    )
+    reconstructor_depth: int = Field(1, ge=1, le=8, description="Hidden layers of the reconstructor.")
+    output: Literal["linear", "sigmoid"] = Field(
+        "linear", description="Networks' output: standardised values, or values squeezed into 0..1."
+    )
 
     # losses, equation (4): L_G = L_recon + alpha L_xpatch + beta L_pixel + gamma L_GAN
     alpha_start: float = Field(0.1, ge=0, le=1e6, description="Consistency weight at the start.")
@@ -151,6 +175,7 @@ class Inpaint(BaseModel):
 
     # optimiser
     rate: PositiveFloat = Field(8e-3, le=1.0, description="Adam's (highest) learning rate.")
+    adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     rate_schedule: Literal["one-cycle", "constant"] = Field(
         "one-cycle", description="How the learning rate changes over the steps."
     )

@@ -1,0 +1,73 @@
+"""Where the fit runs."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+from knitcore.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a recipe's device name into a device that is there.
+
+    Parameters
+    ----------
+    name : str
+        "auto", "cpu", "mps", "cuda" or "cuda:N"; auto takes CUDA, then MPS, then the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        The device asked for is absent.
+    """
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise DeviceError(
+                f"no CUDA device; torch {torch.__version__} sees none. Use --device cpu or auto."
+            )
+        if device.index is not None and device.index >= count:
+            found = ", ".join(f"cuda:{i}" for i in range(count))
+            raise DeviceError(f"no device {name}; present: {found}")
+    if device.type == "mps" and not mps:
+        raise DeviceError("no MPS device (Apple GPU) here. Use --device cpu or auto.")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the hardware behind a device, for the record.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    str
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        try:
+            with open("/proc/cpuinfo") as lines:
+                models = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+            return models[0].strip()
+        except (OSError, IndexError):
+            pass
+    return platform.processor() or platform.machine()

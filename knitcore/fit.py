@@ -1,0 +1,535 @@
+"""The fit: from seed to stop, in one readable loop (article, 3.3)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from knitcore.errors import FitError
+from knitcore.losses import (
+    adversarial_loss,
+    consistency_loss,
+    discriminator_loss,
+    patch_loss,
+    pixel_loss,
+)
+from knitcore.networks import Discriminator, FourierFeatures, PatchMLP, Reconstructor
+from knitcore.patches import Pyramid, gather_patches, make_pyramid
+from knitcore.recipe import Inpaint, consistency_weight
+
+EVENT_SECONDS = 0.1
+PREVIEW_SECONDS = 0.5
+RENDER_COORDINATES = 8192
+RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one fit is to learn and where it is to answer.
+
+    Attributes
+    ----------
+    values, weight : ndarray of float32, shape (C, *spatial)
+        Standardised values; weight 1 known, 0 unknown, between: a guess.
+    want : ndarray of bool, shape (*spatial)
+        Where the fitted image is asked for.
+    step : tuple of float
+        Relative pixel size along each axis.
+    key : str
+        Name of the region: with the seed it decides all random numbers.
+    """
+
+    values: np.ndarray
+    weight: np.ndarray
+    want: np.ndarray
+    step: tuple[float, ...]
+    key: str
+    directions: tuple[tuple[np.ndarray, float], ...] = ()
+
+
+@dataclass
+class Fitted:
+    """State of a fit, yielded while it runs and returned at its end.
+
+    Attributes
+    ----------
+    done : float
+        Share of the steps done.
+    losses : dict of str to float
+        By the equations' names; means over the members.
+    members : ndarray or None, shape (E, C, n)
+        Values at the wanted pixels, when rendered.
+    restarts : int
+        How often the fit had to start again.
+    parameters : int
+        Trained numbers of one member, discriminator included.
+    """
+
+    done: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    members: np.ndarray | None = None
+    restarts: int = 0
+    parameters: int = 0
+
+
+class _Diverged(Exception):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+def fit_region(
+    target: Target, recipe: Inpaint, device: torch.device, previews: bool = False
+) -> Generator[Fitted, None, Fitted]:
+    """Fit an ensemble of knitworks to one region.
+
+    Parameters
+    ----------
+    target : Target
+    recipe : Inpaint
+    device : torch.device
+    previews : bool
+        Render the wanted pixels about twice a second.
+
+    Yields
+    ------
+    Fitted
+        About ten a second, never more than one step (or tile) apart in time.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    FitError
+        Not finite, though started thrice, each time with half the learning rate.
+    """
+    diverged = 0
+    for restart in range(RESTARTS + 1):
+        try:
+            fitted = yield from _fit_once(target, recipe, device, previews, restart)
+        except _Diverged as end:
+            diverged = end.step
+        else:
+            return fitted
+    raise FitError(
+        f"the fit diverged at step {diverged} of {recipe.steps}, {RESTARTS + 1} times; "
+        f"lower `rate` (now {recipe.rate:g}) or check the image for extreme values"
+    )
+
+
+def _fit_once(
+    target: Target, recipe: Inpaint, device: torch.device, previews: bool, restart: int
+) -> Generator[Fitted, None, Fitted]:
+    shape = target.want.shape
+    tile = tile_shape(recipe, shape)
+    # a patch entry farther off than the tile is wide could never be compared with anything
+    scales = tuple(s for s in recipe.scales if s < max(tile)) or (1,)
+    pyramid = make_pyramid(target.values, target.weight, scales, device)
+    networks, discriminator = build_networks(recipe, len(scales), target, restart, device)
+    rate = recipe.rate / 2**restart
+    parameters = [p for network in networks for p in network.parameters()]
+    fused = device.type in ("cpu", "cuda")
+    betas = (0.9, recipe.adam_beta2)
+    optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
+    opponent = None
+    trained = sum(p.numel() for p in parameters)
+    if discriminator is not None:
+        weights = list(discriminator.parameters())
+        opponent = torch.optim.Adam(weights, lr=rate, betas=betas, fused=fused)
+        trained += sum(p.numel() for p in weights)
+    state = Fitted(restarts=restart, parameters=trained // recipe.ensemble)
+    draw = random_source(recipe.seed, target.key, "tiles", restart)
+    averaged: list[torch.Tensor] | None = None
+    counts = None if recipe.tiles else whole_counts(pyramid)
+    reported = previewed = time.monotonic()
+
+    for step in range(recipe.steps):
+        for group in optimiser.param_groups + (opponent.param_groups if opponent else []):
+            group["lr"] = learning_rate(recipe, rate, step)
+        alpha = consistency_weight(recipe, step / recipe.steps)
+        optimiser.zero_grad(set_to_none=True)
+        if opponent is not None:
+            opponent.zero_grad(set_to_none=True)
+        totals: dict[str, torch.Tensor] = {}
+        for batch in step_batches(recipe, shape, tile, max(scales), pyramid, draw):
+            found = batch_losses(batch, pyramid, networks, discriminator, recipe, scales, target, counts)
+            # equation (4)
+            loss = found["recon"] + alpha * found["xpatch"] + recipe.beta * found["pixel"]
+            if "gan" in found:
+                loss = loss + recipe.gamma * found["gan"]
+                # the opponent's gradients of its own loss only: the patches are detached there
+                found["discriminator"].sum().backward(inputs=weights)
+            loss.sum().backward(inputs=parameters)
+            for name, value in found.items():
+                totals[name] = totals.get(name, 0.0) + value.detach()
+            if batch.core is not None and time.monotonic() - reported > EVENT_SECONDS:
+                reported = time.monotonic()
+                yield state
+        optimiser.step()
+        if opponent is not None:
+            opponent.step()
+        averaged = _average(averaged, parameters, recipe, step)
+
+        now = time.monotonic()
+        if now - reported > EVENT_SECONDS or step == recipe.steps - 1:
+            reported = now
+            # the only place where the device is waited for
+            state.losses = {name: float(value.mean()) for name, value in totals.items()}
+            state.done = (step + 1) / recipe.steps
+            if not all(math.isfinite(value) for value in state.losses.values()):
+                raise _Diverged(step)
+            if previews and now - previewed > PREVIEW_SECONDS:
+                state.members = _collect(render(networks, target, recipe))
+                previewed = time.monotonic()
+            yield state
+            state.members = None
+
+    if averaged is not None:
+        with torch.no_grad():
+            for parameter, mean in zip(parameters, averaged, strict=True):
+                parameter.copy_(mean)
+    parts = []
+    for part in render(networks, target, recipe):
+        parts.append(part)
+        if time.monotonic() - reported > EVENT_SECONDS:
+            reported = time.monotonic()
+            yield state
+    state.members = _collect(iter(parts))
+    if not np.isfinite(state.members).all():
+        raise _Diverged(recipe.steps)
+    return state
+
+
+def random_source(seed: int, *names: object) -> torch.Generator:
+    """A generator whose numbers depend on the seed and the names alone, not on order or device.
+
+    Parameters
+    ----------
+    seed : int
+    *names
+        What the numbers are for.
+
+    Returns
+    -------
+    torch.Generator
+        On the CPU.
+    """
+    text = "|".join(str(name) for name in (seed, *names))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return torch.Generator().manual_seed(number % 2**63)
+
+
+def build_networks(
+    recipe: Inpaint, scales: int, target: Target, restart: int, device: torch.device
+) -> tuple[tuple[PatchMLP, Reconstructor], Discriminator | None]:
+    """Make the networks of one fit (article, Fig. 2).
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    scales : int
+        Number of patch scales.
+    target : Target
+    restart : int
+        Changes the random start.
+    device : torch.device
+
+    Returns
+    -------
+    (PatchMLP, Reconstructor), Discriminator or None
+    """
+    generators = [random_source(recipe.seed, target.key, e, restart) for e in range(recipe.ensemble)]
+    channels, dimensions = target.values.shape[0], target.want.ndim
+    patch = (scales, 3**dimensions, channels)
+    sigmas = list(itertools.islice(itertools.cycle(recipe.fourier_scales), recipe.ensemble))
+    directions = [(torch.from_numpy(m).float(), share) for m, share in target.directions]
+    encoding = FourierFeatures(generators, dimensions, recipe.frequencies, sigmas, directions)
+    sigmoid = recipe.output == "sigmoid"
+    patch_mlp = PatchMLP(generators, encoding, recipe.width, recipe.depth, patch, sigmoid)
+    residual = recipe.reconstructor == "residual"
+    reconstructor = Reconstructor(
+        generators, patch, recipe.width, recipe.reconstructor_depth, residual, sigmoid
+    )
+    discriminator = Discriminator(generators, patch, recipe.width) if recipe.discriminator else None
+    if discriminator is not None:
+        discriminator.to(device)
+    return (patch_mlp.to(device), reconstructor.to(device)), discriminator
+
+
+def fit_coordinates(index: torch.Tensor, target: Target, recipe: Inpaint) -> torch.Tensor:
+    """Pixel positions -> the coordinates the networks see.
+
+    Parameters
+    ----------
+    index : Tensor of int, shape (N, D)
+    target : Target
+    recipe : Inpaint
+        "pixel": pixels from the region's centre, stretched by the pixel size; "unit": [0, 1).
+
+    Returns
+    -------
+    Tensor of float32, shape (N, D)
+    """
+    size = index.new_tensor(target.want.shape).float()
+    if recipe.coordinates == "unit":
+        return index.float() / size
+    return (index.float() - size / 2) * size.new_tensor(target.step)
+
+
+def learning_rate(recipe: Inpaint, highest: float, step: int) -> float:
+    """Learning rate at a step: constant, or one cycle (Smith and Topin 2019).
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    highest : float
+    step : int
+
+    Returns
+    -------
+    float
+        One cycle: from 1/25 up over the first 15 %, then down to nearly nothing, along cosines.
+    """
+    if recipe.rate_schedule == "constant":
+        return highest
+    done = (step + 0.5) / recipe.steps
+    rise = 0.15
+    if done < rise:
+        low, high, share = highest / 25, highest, done / rise
+    else:
+        low, high, share = highest, highest / 1e4, (done - rise) / (1 - rise)
+    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
+
+
+def tile_shape(recipe: Inpaint, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of the tiles coordinates are drawn in: about as many pixels in 3-D as in 2-D.
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    shape : tuple of int
+        Of the region.
+
+    Returns
+    -------
+    tuple of int
+    """
+    side = recipe.tile
+    if len(shape) == 3:
+        side = max(max(recipe.scales) + 2, round(side ** (2 / 3)))
+    return tuple(min(side, n) for n in shape)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Coordinates of one pass: whole tiles, flattened.
+
+    Attributes
+    ----------
+    position : Tensor of int, shape (N, D)
+    index : Tensor of int, shape (N,)
+        Flat index into the pyramid.
+    tile : tuple of int
+    core : Tensor or None, shape (T, *tile)
+        See `knitcore.losses.consistency_loss`; None when the tiles are a random sample.
+    share : float
+        Share of the region's coordinates that this pass stands for.
+    """
+
+    position: torch.Tensor
+    index: torch.Tensor
+    tile: tuple[int, ...]
+    core: torch.Tensor | None
+    share: float
+
+
+def step_batches(
+    recipe: Inpaint,
+    shape: tuple[int, ...],
+    tile: tuple[int, ...],
+    reach: int,
+    pyramid: Pyramid,
+    draw: torch.Generator,
+) -> Iterator[Batch]:
+    """Coordinates of one optimiser step: a few random tiles, or all of the region in passes.
+
+    Parameters
+    ----------
+    recipe : Inpaint
+    shape, tile : tuple of int
+    reach : int
+        Largest patch scale: width of the halo that passes share.
+    pyramid : Pyramid
+    draw : torch.Generator
+
+    Yields
+    ------
+    Batch
+    """
+    device = pyramid.values.device
+    local = torch.stack(torch.meshgrid(*(torch.arange(t) for t in tile), indexing="ij"), -1)
+    local = local.reshape(-1, len(tile))
+
+    def batch(corners: torch.Tensor, core: torch.Tensor | None, share: float) -> Batch:
+        position = (corners[:, None] + local).reshape(-1, len(tile)).to(device)
+        return Batch(position, pyramid.index(position), tile, core, share)
+
+    if recipe.tiles:
+        spans = [n - t + 1 for n, t in zip(shape, tile, strict=True)]
+        corners = [torch.randint(0, span, (recipe.tiles,), generator=draw) for span in spans]
+        yield batch(torch.stack(corners, -1), None, 1.0)
+        return
+    for cores in itertools.product(
+        *(list(_cores(n, t, reach)) for n, t in zip(shape, tile, strict=True))
+    ):
+        corner = torch.tensor([start for start, _, _ in cores])
+        core = torch.ones(1, *tile)
+        for axis, (start, low, high) in enumerate(cores):
+            along = torch.arange(tile[axis]) + start
+            view = [1] * (len(tile) + 1)
+            view[axis + 1] = -1
+            core = core * ((along >= low) & (along < high)).float().view(view)
+        yield batch(corner[None], core.to(device), float(core.sum()) / math.prod(shape))
+
+
+def _cores(length: int, tile: int, reach: int) -> Iterator[tuple[int, int, int]]:
+    """Tile starts along an axis, each with the stretch of pixels it answers for."""
+    if tile >= length:
+        yield 0, 0, length
+        return
+    inner = max(1, tile - 2 * reach)
+    low = 0
+    while low < length:
+        start = min(max(0, low - reach), length - tile)
+        high = length if start == length - tile else low + inner
+        yield start, low, high
+        low = high
+
+
+def batch_losses(
+    batch: Batch,
+    pyramid: Pyramid,
+    networks: tuple[PatchMLP, Reconstructor],
+    discriminator: Discriminator | None,
+    recipe: Inpaint,
+    scales: tuple[int, ...],
+    target: Target,
+    counts: tuple[torch.Tensor, torch.Tensor] | None,
+) -> dict[str, torch.Tensor]:
+    """The terms of equation (4) on one batch, each of shape (E,).
+
+    Parameters
+    ----------
+    batch : Batch
+    pyramid : Pyramid
+    networks : (PatchMLP, Reconstructor)
+    discriminator : Discriminator or None
+    recipe : Inpaint
+    scales : tuple of int
+    target : Target
+    counts : pair of Tensor or None
+        Denominators of the whole region, where the batch is only a part of it.
+
+    Returns
+    -------
+    dict of str to Tensor
+        recon, xpatch, pixel, and with a discriminator gan and discriminator.
+    """
+    patch_mlp, reconstructor = networks
+    patches = patch_mlp(fit_coordinates(batch.position, target, recipe))
+    reference, valid = (a[None] for a in gather_patches(pyramid, batch.index))
+    pixels, known = pyramid.pixels[batch.index][None], pyramid.known[batch.index][None]
+    entries, known_pixels = counts or (None, None)
+    if batch.core is not None:
+        own = batch.core.reshape(1, -1)
+        valid, known = valid * own[..., None, None, None], known * own[..., None]
+    found = {
+        "recon": patch_loss(patches, reference, valid, entries),
+        "xpatch": consistency_loss(patches, batch.tile, scales, batch.core, pyramid.shape),
+        "pixel": pixel_loss(reconstructor(patches), pixels, known, recipe.pixel_loss, known_pixels),
+    }
+    if discriminator is not None:
+        whole = (valid > 0).all(-1).all(-1).all(-1)[..., None].float()
+        found["gan"] = adversarial_loss(discriminator(patches)) * batch.share
+        real = discriminator(reference.expand(patches.shape[0], -1, -1, -1, -1))
+        fake = discriminator(patches.detach())
+        found["discriminator"] = (
+            discriminator_loss(real, fake, whole, recipe.label_smoothing) * batch.share
+        )
+    return found
+
+
+def whole_counts(pyramid: Pyramid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Denominators of equations (1) and (3) over the whole region.
+
+    Parameters
+    ----------
+    pyramid : Pyramid
+
+    Returns
+    -------
+    patch entries, pixels : Tensor, shape (1,)
+    """
+    reach = [range(n) for n in pyramid.shape]
+    total = pyramid.values.new_zeros(1)
+    # an entry (s, k) of all patches together is the region shifted by s * k
+    first = torch.tensor(list(itertools.product(*(r for r in reach[:-1]), (0,))))
+    rows = pyramid.index(first.to(pyramid.values.device))
+    row = torch.arange(pyramid.shape[-1], device=rows.device)
+    for s in range(pyramid.offsets.shape[0]):
+        for offset in pyramid.offsets[s]:
+            total = total + pyramid.valid[(rows[:, None] + row + offset).reshape(-1), s].sum()
+    return total, pyramid.known.sum().reshape(1)
+
+
+def _average(
+    averaged: list[torch.Tensor] | None,
+    parameters: list[torch.nn.Parameter],
+    recipe: Inpaint,
+    step: int,
+) -> list[torch.Tensor] | None:
+    """Running mean of the weights over the last 40 % of the steps."""
+    if recipe.average == 0 or step < 0.6 * recipe.steps:
+        return averaged
+    with torch.no_grad():
+        now = [p.detach() for p in parameters]
+        if averaged is None:
+            return [p.clone() for p in now]
+        torch._foreach_lerp_(averaged, now, 1 - recipe.average)
+    return averaged
+
+
+def render(
+    networks: tuple[PatchMLP, Reconstructor], target: Target, recipe: Inpaint
+) -> Iterator[np.ndarray]:
+    """Values at the wanted pixels, some thousand coordinates at a time.
+
+    Parameters
+    ----------
+    networks : (PatchMLP, Reconstructor)
+    target : Target
+    recipe : Inpaint
+
+    Yields
+    ------
+    ndarray of float32, shape (E, C, n)
+    """
+    patch_mlp, reconstructor = networks
+    device = next(patch_mlp.parameters()).device
+    where = torch.from_numpy(np.argwhere(target.want))
+    for part in where.split(RENDER_COORDINATES):
+        with torch.no_grad():
+            pixels = reconstructor(patch_mlp(fit_coordinates(part.to(device), target, recipe)))
+        yield pixels.transpose(1, 2).cpu().numpy()
+
+
+def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:
+    return np.concatenate(list(parts), axis=-1)

@@ -1,0 +1,158 @@
+"""The article's equations, one function each.
+
+Every loss is a mean per ensemble member, shape (E,): members never influence each other.
+Tiles: coordinates come in T square tiles, N = T * prod(tile), so that neighbours are at hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch.nn import functional as F
+
+from knitcore.networks import patch_centre
+
+
+def patch_loss(
+    patches: torch.Tensor,
+    reference: torch.Tensor,
+    valid: torch.Tensor,
+    count: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """L_Recon, equation (1): squared error of the patches, masked by what is known.
+
+    Parameters
+    ----------
+    patches : Tensor, shape (E, N, S, K, C)
+    reference, valid : Tensor, shape (E or 1, N, S, K, C)
+    count : Tensor, optional
+        What to divide by when these are only some of the coordinates (default: sum of `valid`).
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    error = ((patches - reference) ** 2 * valid).sum((1, 2, 3, 4))
+    return error / (valid.sum((1, 2, 3, 4)) if count is None else count).clamp_min(1)
+
+
+def pixel_loss(
+    pixels: torch.Tensor,
+    reference: torch.Tensor,
+    known: torch.Tensor,
+    norm: str,
+    count: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """L_Pixel, equation (3): error of the reconstructed pixels.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (E, N, C)
+    reference, known : Tensor, shape (E or 1, N, C)
+    norm : {"l1", "l2"}
+        The article has l1.
+    count : Tensor, optional
+        As in `patch_loss`.
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    error = pixels - reference
+    error = error.abs() if norm == "l1" else error**2
+    return (error * known).sum((1, 2)) / (
+        known.sum((1, 2)) if count is None else count
+    ).clamp_min(1)
+
+
+def consistency_loss(
+    patches: torch.Tensor,
+    tile: tuple[int, ...],
+    scales: tuple[int, ...],
+    core: torch.Tensor | None = None,
+    region: tuple[int, ...] | None = None,
+) -> torch.Tensor:
+    """L_X-patch, equation (2): each patch entry against the centre of the patch it points to.
+
+    Parameters
+    ----------
+    patches : Tensor, shape (E, T * prod(tile), S, K, C)
+    tile : tuple of int
+        Sides of a tile; pairs reaching out of their tile are left out of the sum.
+    scales : tuple of int
+        Patch spacings in pixels.
+    core : Tensor, shape (T, *tile), optional
+        1 where a coordinate is the tile's own, 0 in the halo it shares with its neighbours.
+    region : tuple of int
+        With `core`: sides of the whole region, whose pairs the mean is taken over.
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    grid = patches.unflatten(1, (-1, *tile))
+    reference = patch_centre(grid)
+    middle = grid.shape[-2] // 2
+    total, entries = (patches[:, 0, 0, 0, 0] * 0.0), 0
+    for i, scale in enumerate(scales):
+        for k, offset in enumerate(itertools.product((-1, 0, 1), repeat=len(tile))):
+            if i == 0 and k == middle:
+                continue
+            here = tuple(
+                slice(max(0, -o * scale), n - max(0, o * scale)) for o, n in zip(offset, tile, strict=True)
+            )
+            there = tuple(
+                slice(max(0, o * scale), n - max(0, -o * scale)) for o, n in zip(offset, tile, strict=True)
+            )
+            error = (grid[:, :, *here, i, k] - reference[:, :, *there]) ** 2
+            if error.numel() == 0:
+                continue
+            over = tuple(range(1, error.ndim))
+            if core is None or region is None:
+                total = total + error.mean(over)
+            else:
+                pairs = math.prod(n - abs(o) * scale for n, o in zip(region, offset, strict=True))
+                weight = core[:, *there][None, ..., None]
+                total = total + (error * weight).sum(over) / max(1, pairs * error.shape[-1])
+            entries += 1
+    return total / max(entries, 1)
+
+
+def adversarial_loss(fake: torch.Tensor) -> torch.Tensor:
+    """L_BCE,G of equation (4): the generator's non-saturating binary cross-entropy.
+
+    Parameters
+    ----------
+    fake : Tensor, shape (E, N, 1)
+        Discriminator's logits of synthesised patches.
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    return F.softplus(-fake).mean((1, 2))
+
+
+def discriminator_loss(
+    real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Binary cross-entropy of the discriminator, real labels smoothed on one side (article, 3.2).
+
+    Parameters
+    ----------
+    real, fake : Tensor, shape (E, N, 1)
+        Logits.
+    weight : Tensor, shape (E or 1, N, 1)
+        1 where the real patch is known as a whole.
+    smoothing : float
+        Real labels are 1 - smoothing (Salimans et al. 2016).
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    labels = torch.full_like(real, 1 - smoothing)
+    found = F.binary_cross_entropy_with_logits(real, labels, reduction="none") * weight
+    return found.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1) + F.softplus(fake).mean((1, 2))

@@ -1,0 +1,149 @@
+"""The knitwork's networks (article, Fig. 2), each with a leading ensemble axis E.
+
+One `torch.baddbmm` a layer serves all members: no loop over them anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+class EnsembleLinear(nn.Module):
+    """E linear layers side by side: (E, N, inputs) -> (E, N, outputs)."""
+
+    def __init__(
+        self, generators: list[torch.Generator], inputs: int, outputs: int, gain: float = 2.0
+    ) -> None:
+        super().__init__()
+        # one generator a member: a member does not depend on its companions
+        draws = [torch.randn(inputs, outputs, generator=g) for g in generators]
+        self.weight = nn.Parameter(torch.stack(draws) * math.sqrt(gain / inputs))
+        self.bias = nn.Parameter(torch.zeros(len(generators), 1, outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features [sin 2 pi B x, cos 2 pi B x], B ~ N(0, scale^2).
+
+    Tancik et al. 2020; article, section 3.1. (E, N, D) or (N, D) -> (E, N, 2F).
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(
+        self,
+        generators: list[torch.Generator],
+        dimensions: int,
+        frequencies: int,
+        scales: list[float],
+        directions: list[tuple[torch.Tensor, float]] | None = None,
+    ) -> None:
+        super().__init__()
+        draws = [
+            torch.randn(dimensions, frequencies, generator=g) * (2 * math.pi * scale)
+            for g, scale in zip(generators, scales, strict=True)
+        ]
+        if directions:
+            metrics = torch.stack([metric for metric, _ in directions])
+            shares = torch.tensor([share for _, share in directions])
+            for e, g in enumerate(generators):
+                pick = torch.multinomial(shares, frequencies, replacement=True, generator=g)
+                draws[e] = torch.einsum("df,fde->ef", draws[e], metrics[pick])
+        self.register_buffer("frequencies", torch.stack(draws))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        phase = x @ self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], -1)
+
+
+class PatchMLP(nn.Module):
+    """Coordinates -> multi-scale patches, the article's G: (E, N, D) -> (E, N, S, K, C)."""
+
+    def __init__(
+        self,
+        generators: list[torch.Generator],
+        encoding: FourierFeatures,
+        width: int,
+        depth: int,
+        patch: tuple[int, int, int],
+        sigmoid: bool,
+    ) -> None:
+        super().__init__()
+        self.encoding, self.patch, self.sigmoid = encoding, patch, sigmoid
+        sizes = [2 * encoding.frequencies.shape[-1]] + [width] * depth
+        self.hidden = nn.ModuleList(
+            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+        # a small last layer starts the fit at the mean
+        self.last = EnsembleLinear(generators, width, math.prod(patch), gain=0.05)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.encoding(x)
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        x = self.last(x)
+        x = torch.sigmoid(x) if self.sigmoid else x
+        return x.unflatten(-1, self.patch)
+
+
+class Reconstructor(nn.Module):
+    """Patch -> pixel, the article's R: (E, N, S, K, C) -> (E, N, C).
+
+    With `residual` the patch's own centre is the first guess and the network corrects it.
+    """
+
+    def __init__(
+        self,
+        generators: list[torch.Generator],
+        patch: tuple[int, int, int],
+        width: int,
+        depth: int,
+        residual: bool,
+        sigmoid: bool,
+    ) -> None:
+        super().__init__()
+        self.residual, self.sigmoid = residual, sigmoid
+        sizes = [math.prod(patch)] + [width] * depth
+        self.hidden = nn.ModuleList(
+            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+        self.last = EnsembleLinear(generators, width, patch[-1], gain=0.1)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        x = patches.flatten(-3)
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        x = self.last(x)
+        if self.residual:
+            return x + patch_centre(patches)
+        return torch.sigmoid(x) if self.sigmoid else x
+
+
+class Discriminator(nn.Module):
+    """Patch -> logit of being real (article, 3.2): 3 LeakyReLU layers, slope 0.2."""
+
+    def __init__(
+        self, generators: list[torch.Generator], patch: tuple[int, int, int], width: int
+    ) -> None:
+        super().__init__()
+        sizes = [math.prod(patch), width, width, width]
+        self.hidden = nn.ModuleList(
+            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+        self.last = EnsembleLinear(generators, width, 1, gain=1.0)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        x = patches.flatten(-3)
+        for layer in self.hidden:
+            x = nn.functional.leaky_relu(layer(x), 0.2)
+        return self.last(x)
+
+
+def patch_centre(patches: torch.Tensor) -> torch.Tensor:
+    """Central entry of the lowest-scale patch, phi(x)[o] of equation (2): (..., S, K, C) -> (..., C)."""
+    return patches[..., 0, patches.shape[-2] // 2, :]

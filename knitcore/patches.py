@@ -1,0 +1,152 @@
+"""Multi-scale 3x3 patches: blurred copies of an image, gathered round coordinates (article, 3.1)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+BLUR = 0.5  # Gaussian sd before sampling at scale s > 1, in units of s
+LEAST_SHARE = 0.6  # a blurred value counts as known when this share of its kernel was
+
+
+def patch_offsets(dimensions: int) -> np.ndarray:
+    """Offsets of a 3x3 (or 3x3x3) patch in rows; the middle one is its centre.
+
+    Parameters
+    ----------
+    dimensions : int
+        2 or 3.
+
+    Returns
+    -------
+    ndarray of int, shape (K, D)
+    """
+    return np.array(list(itertools.product((-1, 0, 1), repeat=dimensions)))
+
+
+def blur_known(values: np.ndarray, known: np.ndarray, sd: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian blur of the known values only.
+
+    Parameters
+    ----------
+    values, known : ndarray, shape (C, *spatial)
+    sd : float
+        In pixels.
+
+    Returns
+    -------
+    blurred, share : ndarray of float32, shape (C, *spatial)
+        Blur normalised by the share of the kernel that was known, and that share.
+    """
+    axes = (0,) + (sd,) * (values.ndim - 1)
+    share = gaussian_filter(known.astype(np.float32), axes, mode="nearest", truncate=2.5)
+    total = gaussian_filter(np.where(known, values, 0).astype(np.float32), axes, mode="nearest", truncate=2.5)
+    return total / np.maximum(share, 1e-3), share
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Blurred copies of one region, one a scale, padded so that every patch index is valid.
+
+    Attributes
+    ----------
+    values, valid : Tensor, shape (P, S, C)
+        Flattened padded pixels; `valid` is 0 beyond the border and at unknown pixels.
+    pixels, known : Tensor, shape (P, C)
+        The unblurred values, and 1 where they are known.
+    strides : tuple of int
+        Flat step along each axis.
+    origin : int
+        Flat index of the region's first pixel.
+    offsets : Tensor of int, shape (S, K)
+        Flat step from a pixel to each entry of its patch.
+    shape : tuple of int
+        The region without padding.
+    """
+
+    values: torch.Tensor
+    valid: torch.Tensor
+    pixels: torch.Tensor
+    known: torch.Tensor
+    strides: tuple[int, ...]
+    origin: int
+    offsets: torch.Tensor
+    shape: tuple[int, ...]
+
+    def index(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Flat index of integer coordinates (..., D)."""
+        return self.origin + (coordinates * coordinates.new_tensor(self.strides)).sum(-1)
+
+
+def make_pyramid(
+    values: np.ndarray, weight: np.ndarray, scales: tuple[int, ...], device: torch.device
+) -> Pyramid:
+    """Blur and pad a region for patch gathering.
+
+    Parameters
+    ----------
+    values : ndarray, shape (C, *spatial)
+        Standardised values.
+    weight : ndarray, shape (C, *spatial)
+        1 known, 0 unknown; between them, how much a guess counts.
+    scales : tuple of int
+        Patch spacings in pixels.
+    device : torch.device
+
+    Returns
+    -------
+    Pyramid
+    """
+    pad = max(scales)
+    widths = ((0, 0),) + ((pad, pad),) * (values.ndim - 1)
+    known = weight >= 1
+    layers, valid = [], []
+    for s in scales:
+        if s == 1:
+            layers.append(values)
+            valid.append(weight)
+            continue
+        counted = weight > 0
+        blurred, share = blur_known(values, counted, BLUR * s)
+        sure = blur_known(weight, counted, BLUR * s)[0]
+        layers.append(blurred)
+        valid.append(np.where(share > LEAST_SHARE, np.minimum(sure, 1), 0))
+
+    def flat(stack: list[np.ndarray]) -> torch.Tensor:
+        padded = np.stack([np.pad(a.astype(np.float32), widths) for a in stack])
+        return torch.from_numpy(padded.reshape(len(stack), values.shape[0], -1).transpose(2, 0, 1).copy())
+
+    padded_shape = [n + 2 * pad for n in values.shape[1:]]
+    strides = tuple(int(np.prod(padded_shape[d + 1 :])) for d in range(len(padded_shape)))
+    offsets = patch_offsets(len(strides)) @ np.array(strides)
+    return Pyramid(
+        values=flat(layers).to(device),
+        valid=flat(valid).to(device),
+        pixels=flat([np.where(weight > 0, values, 0)])[:, 0].to(device),
+        known=flat([np.where(known, 1.0, weight)])[:, 0].to(device),
+        strides=strides,
+        origin=pad * sum(strides),
+        offsets=torch.from_numpy(np.array(scales)[:, None] * offsets[None]).to(device),
+        shape=values.shape[1:],
+    )
+
+
+def gather_patches(pyramid: Pyramid, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches round flat indices: the reference phi of equation (1) and its mask m.
+
+    Parameters
+    ----------
+    pyramid : Pyramid
+    index : Tensor of int, shape (N,)
+
+    Returns
+    -------
+    patches, valid : Tensor, shape (N, S, K, C)
+    """
+    at = index[:, None, None] + pyramid.offsets
+    scale = torch.arange(pyramid.offsets.shape[0], device=index.device)[:, None]
+    return pyramid.values[at, scale], pyramid.valid[at, scale]
