@@ -26,7 +26,15 @@ MAX_PIXELS = 2**31
 WRITABLE = ".tif, .tiff, .ome.tif, .png, .npy"
 LARGE = 64 * 2**20  # bytes from which a tiny file declaring them is looked at
 MAX_EXPANSION = 10_000
-SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+SURROUNDINGS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+)
 
 _MAGIC = (
     (b"II*\0", "tiff"),
@@ -525,7 +533,8 @@ def _publish(files: list[tuple[Path, Writer, Checker | None]], overwrite: bool) 
             waiting.append((part, path))
             _write_part(part, write)
             if check is not None and not check(part):
-                raise FileError(f"{path}: what was written does not read back; is the disk sound?")
+                # NumPy drops some errors of writing, such as the last block on a full disk
+                raise OSError(errno.EIO, "what was written does not read back (disk full?)")
         for part, path in waiting:
             _check_place(path, overwrite)
             os.replace(part, path)
@@ -584,7 +593,7 @@ def _plain(value: Any) -> Any:
 
 def _writer(image: Image, path: Path) -> Writer:
     # The format is given by hand: writers would go by the temporary name.
-    stem, suffix = split_suffix(path)
+    suffix = split_suffix(path)[1]
     if suffix.lower() == ".npy":
         return lambda handle: np.save(handle, np.asarray(image.data), allow_pickle=False)
     if suffix.lower() == ".png":
@@ -606,26 +615,30 @@ def _write_png(handle: BinaryIO, image: Image) -> None:
 
 
 def _checker(image: Image, path: Path) -> Checker:
-    """A test of what was written: the size, the type and the last plane."""
+    """A test whether a file holds the image."""
     data, suffix = np.asarray(image.data), path.suffix.lower()
 
+    def same(again: np.ndarray, values: np.ndarray) -> bool:
+        return again.dtype == values.dtype and np.array_equal(
+            again.ravel(), values.ravel(), equal_nan=values.dtype.kind == "f"
+        )
+
     def check(part: Path) -> bool:
-        if suffix == ".npy":
-            again = np.load(part, mmap_mode="r", allow_pickle=False)
-            whole = again.shape == data.shape
-            again = again[(-1,) * max(0, again.ndim - 2)]
-        elif suffix == ".png":
-            again = _read_picture(part, "png", lambda *_: None, lambda _: None, False).data
-            whole = again.shape == data.shape
-        else:
+        try:
+            if suffix == ".npy":
+                return same(np.load(part, mmap_mode="r", allow_pickle=False), data)
+            if suffix == ".png":
+                picture = _read_picture(part, "png", lambda *_: None, lambda _: None, False)
+                return same(picture.data, data)
             from tifffile import TiffFile
 
             with TiffFile(part) as tif:
-                whole = tif.series[0].size == data.size
-                again = tif.pages[-1].asarray()
-        if not whole or again.dtype != data.dtype or data.size % again.size:
+                pages = tif.pages
+                if len(pages) * pages[0].size != data.size:  # ImageJ over 4 GB
+                    return same(tif.series[0].asarray(), data)
+                planes = data.reshape(len(pages), -1)
+                return all(same(page.asarray(), planes[i]) for i, page in enumerate(pages))
+        except Exception:  # whatever a reader says of a damaged file
             return False
-        last = data.reshape(-1, again.size)[-1]
-        return np.array_equal(again.ravel(), last, equal_nan=data.dtype.kind == "f")
 
     return check

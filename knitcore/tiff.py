@@ -328,7 +328,7 @@ def _calibration(
         labels = meta.get("Labels")
         if isinstance(labels, list) and series.axes.strip("YXS") == "C":
             names = tuple(str(label) for label in labels)
-    if "X" not in found and print_unit == 3 and resolution and kind != "ome":
+    if print_unit == 3 and resolution and kind in ("generic", "shaped"):
         # centimetres are what microscopes write; inches are a hint for printers
         for axis, per in zip("XY", resolution, strict=True):
             found[axis] = (1e4 * per[1] / per[0] if per[0] else 0.0, "micrometer")
@@ -417,7 +417,7 @@ def _dialect(image: Image, wanted: str | None) -> str:
     fits = {
         "imagej": -1 not in order
         and order == sorted(order)
-        and (kind in ("u1", "u2", "f4") and "S" not in letters or rgb and kind == "u1"),
+        and ((kind in ("u1", "u2", "f4") and "S" not in letters) or (rgb and kind == "u1")),
         "ome": set(letters) <= set("TCZYXS")
         and letters.removesuffix("S").endswith("YX")
         and kind in ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
