@@ -5,16 +5,26 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from knitcore.errors import RecipeError
 
 RECIPE_VERSION = 1
-MAX_RECIPE_BYTES = 4 * 1024 * 1024  # records repeat the recipe and may carry long notes
+MAX_RECIPE_BYTES = 64 * 1024
+MAX_RECORD_BYTES = 4 * 1024 * 1024  # records carry more than the recipe, such as long notes
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
@@ -61,7 +71,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 class Inpaint(BaseModel):
     """Settings of `knitcore.inpaint`; fields left out take the preset's values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
     preset: Literal["fast", "paper"] = Field(
@@ -102,10 +112,16 @@ class Inpaint(BaseModel):
         "hole", description="Fit only the region round each hole, or the whole image."
     )
     margin: float = Field(
-        24.0, ge=2, le=4096, description="Least width of known pixels fitted round a hole, in pixels."
+        24.0,
+        ge=2,
+        le=4096,
+        description="Least width of known pixels fitted round a hole, in pixels.",
     )
     margin_factor: float = Field(
-        1.5, ge=0, le=16, description="Width of that margin in units of the hole's depth, if larger."
+        1.5,
+        ge=0,
+        le=16,
+        description="Width of that margin in units of the hole's depth, if larger.",
     )
     max_region: int = Field(
         65536,
@@ -154,14 +170,18 @@ class Inpaint(BaseModel):
         "residual",
         description="'residual' corrects the patch's own centre, 'plain' makes the pixel anew.",
     )
-    reconstructor_depth: int = Field(1, ge=1, le=8, description="Hidden layers of the reconstructor.")
+    reconstructor_depth: int = Field(
+        1, ge=1, le=8, description="Hidden layers of the reconstructor."
+    )
     output: Literal["linear", "sigmoid"] = Field(
         "linear", description="Networks' output: standardised values, or values squeezed into 0..1."
     )
 
     # losses, equation (4): L_G = L_recon + alpha L_xpatch + beta L_pixel + gamma L_GAN
     alpha_start: float = Field(0.1, ge=0, le=1e6, description="Consistency weight at the start.")
-    alpha: float = Field(2.0, ge=0, le=1e6, description="Consistency weight at the end of the ramp.")
+    alpha: float = Field(
+        2.0, ge=0, le=1e6, description="Consistency weight at the end of the ramp."
+    )
     alpha_ramp: Literal["exponential", "logistic", "none"] = Field(
         "exponential", description="How the consistency weight grows."
     )
@@ -185,21 +205,29 @@ class Inpaint(BaseModel):
         lt=1,
         description="Decay of the running mean of the weights over the last 40 % of the steps; 0: off.",
     )
-    tile: int = Field(12, ge=6, le=512, description="Side of the square tiles coordinates are drawn in.")
+    tile: int = Field(
+        12, ge=6, le=512, description="Side of the square tiles coordinates are drawn in."
+    )
     tiles: int = Field(8, ge=0, le=4096, description="Tiles drawn a step; 0: all of the region.")
 
-    @field_validator("steps", "ensemble", "seed", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _whole_number(cls, value: Any) -> Any:
-        # YAML reads `true` and `1:30` as the integers 1 and 90
-        if isinstance(value, bool):
-            raise ValueError("must be a whole number, not true or false")
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # a switch is no number: pydantic would take `steps: true` as 1, and `directed: 1` as true
+        switch = cls.model_fields[info.field_name or ""].annotation is bool
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not switch and any(isinstance(item, bool) for item in values):
+            raise ValueError("must not be true or false")
+        if switch and not isinstance(value, bool):
+            raise ValueError("must be true or false")
         return value
 
     @field_validator("fourier_scales", "scales", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        return (
+            (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        )
 
     @field_validator("scales")
     @classmethod
@@ -272,9 +300,12 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML without aliases, duplicate keys, octal or sexagesimal numbers."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
+        if self.check_event(yaml.events.AliasEvent) or self.peek_event().anchor:
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+                None,
+                None,
+                "anchors and aliases (&name, *name) are not allowed",
+                self.peek_event().start_mark,
             )
         return super().compose_node(parent, index)
 
@@ -290,7 +321,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _plain_integer(loader: Any, node: Any) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
-    if not text.lstrip("+-").isdigit() or (len(text.lstrip("+-")) > 1 and text.lstrip("+-")[0] == "0"):
+    if not text.lstrip("+-").isdigit() or (
+        len(text.lstrip("+-")) > 1 and text.lstrip("+-")[0] == "0"
+    ):
         raise yaml.constructor.ConstructorError(
             None, None, f"{text} is not a plain whole number", node.start_mark
         )
@@ -317,33 +350,89 @@ def load_recipe(path: str | Path) -> Inpaint:
     RecipeError
         Unreadable, not a recipe, or with wrong fields; the message names the file.
     """
+    return override_recipe(path)
+
+
+def override_recipe(path: str | Path, **fields: Any) -> Inpaint:
+    """Read a recipe and replace some of its fields before the preset fills in the others.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `load_recipe`.
+    **fields
+        Fields that take precedence over the file's.
+
+    Returns
+    -------
+    Inpaint
+
+    Raises
+    ------
+    RecipeError
+        As `load_recipe`; also when a preset is asked for that the file's own fields would undo.
+    """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
-    if len(raw) > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: too large for a recipe ({len(raw)} bytes)")
-    try:
-        text = raw.decode("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.load(text, _StrictLoader)
-    except (UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not a readable recipe: {reason}") from None
-    if isinstance(values, dict) and isinstance(values.get("recipe"), dict):
-        values = values["recipe"]  # a record holds its recipe under this key
-    if not isinstance(values, dict) or not values:
-        raise RecipeError(f"{path}: empty, or not a list of `name: value` lines")
+    text, values = _recipe_text(path)
     version = values.pop("recipe_version", RECIPE_VERSION)
-    if version != RECIPE_VERSION:
+    if version != RECIPE_VERSION or isinstance(version, bool):
         raise RecipeError(
             f"{path}: written for recipe version {version}; this program reads version "
             f"{RECIPE_VERSION}. Update napari-knitworks, or remove the line and check the fields."
         )
+    values = {"task": "inpaint", **{str(key): value for key, value in values.items()}}
+    preset, given = fields.get("preset"), values.get("preset", "fast")
+    if preset not in (None, given) and set(values) >= set(Inpaint.model_fields) - {
+        "task",
+        "preset",
+    }:
+        raise RecipeError(
+            f"{path}: gives every field by itself (preset {given!r}), so preset {preset!r} would "
+            "change nothing; leave out one of the two"
+        )
     try:
-        return make_recipe(**{"task": "inpaint", **{str(k): v for k, v in values.items()}})
+        return make_recipe(**{**values, **fields})
     except RecipeError as error:
-        raise RecipeError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+        lines = str(error).splitlines()
+        raise RecipeError("\n".join(f"{path}{_line(text, ln)}: {ln}" for ln in lines)) from None
+
+
+def _recipe_text(path: Path) -> tuple[str, dict[Any, Any]]:
+    is_json = path.suffix == ".json"
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
+    if len(raw) > (MAX_RECORD_BYTES if is_json else MAX_RECIPE_BYTES):
+        raise RecipeError(f"{path}: too large for a recipe ({len(raw)} bytes)")
+    try:
+        text = raw.decode("utf-8-sig")
+        if is_json:
+            values = json.loads(text, object_pairs_hook=_unique_keys)
+        else:
+            values = yaml.load(text, _StrictLoader)
+    except (UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not a readable recipe: {reason}") from None
+    if isinstance(values, dict) and "record_version" in values:
+        values = values.get("recipe")  # a record holds its recipe under this key
+    if not isinstance(values, dict) or not values:
+        raise RecipeError(f"{path}: empty, or not a list of `name: value` lines")
+    return text, values
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, _ in pairs:
+        if sum(key == other for other, _ in pairs) > 1:
+            raise ValueError(f"key `{key}` is given twice")
+    return dict(pairs)
+
+
+def _line(text: str, message: str) -> str:
+    """Where in a recipe the key stands that a message is about."""
+    key = re.match(r"(?:unknown key )?`([^`.]+)", message)
+    found = key and re.search(rf"^[ \t]*[\"']?{re.escape(key[1])}[\"']?[ \t]*:", text, re.MULTILINE)
+    return f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
 
 
 def recipe_fields(recipe: Inpaint) -> dict[str, Any]:
