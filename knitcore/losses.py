@@ -12,8 +12,6 @@ import math
 import torch
 from torch.nn import functional as F
 
-from knitcore.networks import patch_centre
-
 
 def patch_loss(
     patches: torch.Tensor,
@@ -92,12 +90,15 @@ def consistency_loss(
     -------
     Tensor, shape (E,)
     """
-    grid = patches.unflatten(1, (-1, *tile))
-    reference = patch_centre(grid)
-    middle = grid.shape[-2] // 2
-    total, entries = (patches[:, 0, 0, 0, 0] * 0.0), 0
+    grid = patches.unflatten(1, (-1, *tile)).flatten(-3, -2)
+    # unbind: the gradient of each entry is written once, not as a slice of the whole
+    entry = grid.unbind(-2)
+    offsets = list(itertools.product((-1, 0, 1), repeat=len(tile)))
+    middle = len(offsets) // 2
+    reference = entry[middle]
+    total, entries = 0.0 * reference.flatten(1).sum(1), 0
     for i, scale in enumerate(scales):
-        for k, offset in enumerate(itertools.product((-1, 0, 1), repeat=len(tile))):
+        for k, offset in enumerate(offsets):
             if i == 0 and k == middle:
                 continue
             here = tuple(
@@ -106,7 +107,7 @@ def consistency_loss(
             there = tuple(
                 slice(max(0, o * scale), n - max(0, -o * scale)) for o, n in zip(offset, tile, strict=True)
             )
-            error = (grid[:, :, *here, i, k] - reference[:, :, *there]) ** 2
+            error = (entry[i * len(offsets) + k][:, :, *here] - reference[:, :, *there]) ** 2
             if error.numel() == 0:
                 continue
             over = tuple(range(1, error.ndim))

@@ -1,0 +1,140 @@
+"""Kriging and harmonic fill: exact where the answer is known, calibrated where it is not."""
+
+import numpy as np
+import pytest
+
+from knitcore.harmonic import harmonic_fill
+from knitcore.kriging import Variogram, empirical_variogram, fit_variogram, krige, kriging_fill
+
+
+def hole_in(shape, *box):
+    known = np.ones(shape, bool)
+    known[(slice(None), *box)] = False
+    return known
+
+
+def test_empirical_variogram_of_a_ramp_is_half_the_squared_lag():
+    ramp = np.broadcast_to(np.arange(30.0), (1, 30, 30))
+    lags, gamma, pairs = empirical_variogram(ramp, np.ones(ramp.shape, bool), reach=5)
+    np.testing.assert_allclose(gamma[0], lags[:, 1] ** 2 / 2, atol=1e-9)
+    assert pairs.max() <= 30 * 30
+
+
+def test_empirical_variogram_leaves_out_unknown_pixels():
+    values = np.random.default_rng(0).normal(size=(1, 40, 40))
+    known = hole_in(values.shape, slice(10, 20), slice(5, 30))
+    spoiled = np.where(known, values, 1e9)
+    for a, b in zip(
+        empirical_variogram(values, known), empirical_variogram(spoiled, known), strict=True
+    ):
+        np.testing.assert_allclose(a, b)
+
+
+def test_kriging_returns_a_known_point_exactly():
+    model = Variogram(0.0, ((np.eye(2), 1.0, 1.0),), np.ones(1))
+    points = np.array([[0, 0], [0, 4], [3, 1]])
+    mean, sd = krige(np.array([[1.0, 2.0, 5.0]]), points, points, model)
+    np.testing.assert_allclose(mean[0], [1, 2, 5], atol=1e-4)
+    assert sd.max() < 1e-2
+
+
+def test_kriging_between_two_points_on_a_line_is_linear():
+    """For the variogram |h| in one dimension the best linear guess is linear interpolation."""
+    model = Variogram(0.0, ((np.eye(2), 1.0, 1.0),), np.ones(1))
+    mean, sd = krige(
+        np.array([[0.0, 8.0]]), np.array([[0, 0], [0, 8]]), np.array([[0, 2], [0, 4]]), model
+    )
+    np.testing.assert_allclose(mean[0], [2, 4], atol=1e-4)
+    assert sd[0, 1] > sd[0, 0]
+
+
+def test_stripes_are_continued_along_their_direction():
+    y, x = np.indices((64, 64))
+    stripes = np.sin((x + y) / 2.0)[None]
+    known = hole_in(stripes.shape, slice(26, 38), slice(26, 38))
+    fill, _ = kriging_fill(stripes * known, known, ~known[0], (1.0, 1.0))
+    smooth = harmonic_fill(stripes * known, known, ~known[0])
+    error = np.abs(fill - stripes)[~known].mean()
+    assert error < 0.5 * np.abs(smooth - stripes)[~known].mean()
+
+
+def test_the_kriging_error_is_the_size_of_the_true_error():
+    rng = np.random.default_rng(3)
+    spectrum = np.fft.rfft2(rng.normal(size=(160, 160)))
+    fy, fx = np.fft.fftfreq(160)[:, None], np.fft.rfftfreq(160)[None]
+    image = np.fft.irfft2(spectrum / np.maximum(np.hypot(fy, fx), 0.01) ** 1.5)[None]
+    image /= image.std()
+    ratios = []
+    for corner in ((20, 20), (90, 30), (40, 100), (110, 110)):
+        known = hole_in(image.shape, *(slice(c, c + 20) for c in corner))
+        fill, sd = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+        ratios.append(np.abs(fill - image)[~known].mean() / sd[~known].mean())
+    assert 0.4 < np.mean(ratios) < 1.6
+
+
+def test_constant_surroundings_give_a_constant():
+    known = hole_in((1, 20, 20), slice(5, 9), slice(5, 9))
+    fill, sd = kriging_fill(np.where(known, 7.0, 0.0), known, ~known[0], (1.0, 1.0))
+    np.testing.assert_allclose(fill, 7)
+    assert sd.max() == 0
+
+
+def test_channels_may_miss_different_pixels():
+    y, x = np.indices((32, 32))
+    values = np.stack([np.sin(x / 5), np.cos(y / 7)])
+    known = np.ones(values.shape, bool)
+    known[0, 10:14, 10:14] = False
+    known[1, 20:22, 3:9] = False
+    fill, sd = kriging_fill(values * known, known, ~known.all(0), (1.0, 1.0))
+    np.testing.assert_array_equal(fill[known], values[known])
+    assert np.abs(fill - values)[~known].max() < 0.3
+    assert (sd[known] == 0).all()
+
+
+def test_a_lost_plane_of_a_stack_is_filled_from_its_neighbours():
+    z, y, x = np.indices((9, 24, 24))
+    volume = (np.sin((x + z) / 6) + np.cos(y / 5))[None]
+    known = np.ones(volume.shape, bool)
+    known[0, 4] = False
+    fill, _ = kriging_fill(volume * known, known, ~known[0], (1.0, 1.0, 1.0))
+    assert np.abs(fill - volume)[~known].mean() < 0.05
+
+
+def test_a_ring_of_too_many_points_is_solved_in_pieces_alike():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(1, 100, 100)).cumsum(1).cumsum(2) / 100
+    known = hole_in(image.shape, slice(30, 34), slice(10, 90))
+    whole, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+    pieces, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0), limit=120)
+    assert np.abs(whole - pieces)[~known].max() < 0.2 * image.std()
+
+
+def test_pure_noise_is_filled_with_its_mean():
+    noise = np.random.default_rng(1).normal(size=(1, 64, 64))
+    known = hole_in(noise.shape, slice(20, 40), slice(20, 40))
+    fill, sd = kriging_fill(noise * known, known, ~known[0], (1.0, 1.0))
+    assert np.abs(fill[~known]).mean() < 0.25
+    assert 0.8 < sd[~known].mean() < 1.3
+
+
+def test_fit_variogram_of_a_constant_is_none():
+    assert fit_variogram(np.ones((1, 20, 20)), np.ones((1, 20, 20), bool), (1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (1, 12), (6, 6, 6)])
+def test_harmonic_fill_keeps_a_linear_ramp(shape):
+    """A linear function is harmonic; a hole inside it comes back exactly."""
+    ramp = np.indices(shape).sum(0, dtype=float)[None]
+    known = np.ones(ramp.shape, bool)
+    known[(0, *(n // 2 for n in shape))] = False
+    fill = harmonic_fill(np.where(known, ramp, 0), known, ~known[0])
+    np.testing.assert_allclose(fill, ramp, atol=1e-9)
+
+
+def test_harmonic_fill_stays_between_its_boundary_values():
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 30, 30))
+    known = hole_in(image.shape, slice(0, 12), slice(4, 20))
+    fill = harmonic_fill(image, known, ~known[0])
+    assert fill.min() >= image.min()
+    assert fill.max() <= image.max()
