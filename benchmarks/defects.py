@@ -10,6 +10,7 @@ images to docs/images/defects.png.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -26,8 +27,7 @@ import knitcore
 from knitcore.files import write_image
 
 SHEET = Path(__file__).resolve().parents[1] / "docs" / "images" / "defects.png"
-PANEL = 220  # side of a panel of the contact sheet, in pixels
-BIHARMONIC_LIMIT = 9000
+PANEL = 150  # side of a panel of the contact sheet, in pixels
 
 
 def round_trip(folder: Path, source: knitcore.Image, mask: np.ndarray, mask_path: Path, fill: Any):
@@ -74,28 +74,30 @@ def full_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return mask if mask.shape == shape else np.broadcast_to(mask[..., None], shape).copy()
 
 
-def planes(axes: str, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Index of each part that a classical method fills by itself: C, T and S are looped over."""
-    loops = [range(n) if a in "CTS" else [slice(None)] for a, n in zip(axes, shape, strict=True)]
-    grid = [()]
-    for loop in loops:
-        grid = [(*index, value) for index in grid for value in loop]
-    return grid
+def parts(axes: str, mask: np.ndarray) -> list[tuple[Any, ...]]:
+    """Index of each part that a classical method fills by itself.
+
+    C, S and T are looped over, but for T where a whole frame is lost: then time is a third axis.
+    """
+    lost = "T" in axes and mask.all(axis=tuple(i for i, a in enumerate(axes) if a in "YXS")).any()
+    looped = "CS" if lost else "CST"
+    loops = [
+        range(n) if a in looped else [slice(None)] for a, n in zip(axes, mask.shape, strict=True)
+    ]
+    return list(itertools.product(*loops))
 
 
-def classical(method: str, image: np.ndarray, axes: str, mask: np.ndarray) -> np.ndarray | None:
-    """Harmonic or biharmonic fill, or None where it has no answer or takes too long."""
+def classical(method: str, image: np.ndarray, axes: str, mask: np.ndarray) -> np.ndarray:
+    """Harmonic or biharmonic fill."""
     from skimage.restoration import inpaint_biharmonic
 
     from knitcore.harmonic import harmonic_fill
 
     filled = image.astype(float)
-    for part in planes(axes, image.shape):
+    for part in parts(axes, mask):
         hole = mask[part]
         if not hole.any():
             continue
-        if hole.all() or (method == "biharmonic" and hole.sum() > BIHARMONIC_LIMIT):
-            return None
         if method == "harmonic":
             filled[part] = harmonic_fill(filled[part][None], ~hole[None], hole)[0]
         else:
@@ -106,61 +108,82 @@ def classical(method: str, image: np.ndarray, axes: str, mask: np.ndarray) -> np
     return filled
 
 
-def scores(truth: np.ndarray, filled: np.ndarray | None, mask: np.ndarray) -> tuple[str, str]:
+def scores(truth: np.ndarray, filled: np.ndarray, mask: np.ndarray) -> str:
     """PSNR and NRMSE inside the mask, as text.
 
     The peak of the PSNR is the range of the truth between its 0.1 and 99.9 percentiles; the NRMSE
     is in units of the truth's standard deviation inside the mask (1: no better than its mean).
     """
-    if filled is None:
-        return "–", "–"
     error = np.sqrt(np.mean((truth[mask].astype(float) - filled[mask].astype(float)) ** 2))
     low, high = np.percentile(truth, [0.1, 99.9])
-    return f"{20 * np.log10((high - low) / error):.2f}", f"{error / truth[mask].std():.3f}"
+    return f"{20 * np.log10((high - low) / error):.2f} / {error / truth[mask].std():.3f}"
 
 
-def view(image: np.ndarray, axes: str, mask: np.ndarray) -> tuple[Any, ...]:
-    """The 2-D (or RGB) part of an n-D image that shows most of a partial loss."""
+def view(axes: str, mask: np.ndarray) -> tuple[Any, ...]:
+    """The 2-D (or RGB) part of an n-D image where most is lost."""
     if axes in ("YX", "YXS"):
         return (...,)
-    lost = mask.reshape(mask.shape[0], -1).mean(1)
-    return (int(np.argmax(np.where(lost < 0.9, lost, 0))),)
+    return (int(np.argmax(mask.reshape(mask.shape[0], -1).mean(1))),)
 
 
-def panel(values: np.ndarray, low: float, high: float, box: tuple[slice, ...]) -> Picture.Image:
-    """A square, cropped, contrast-stretched picture."""
-    values = np.clip((values[box].astype(float) - low) / max(high - low, 1e-9), 0, 1)
-    picture = Picture.fromarray(np.uint8(255 * values + 0.5)).convert("RGB")
-    return picture.resize((PANEL, PANEL), Picture.Resampling.LANCZOS)
-
-
-def square_round(mask: np.ndarray, most: int = 256) -> tuple[slice, ...]:
-    """A square crop, at most `most` wide, with as much of the mask as a coarse search finds."""
+def square_round(mask: np.ndarray) -> tuple[slice, ...]:
+    """A square crop with as much of the mask as a coarse search finds; a small one for few pixels."""
     height, width = mask.shape
-    side = min(most, height, width)
-    best, corner = -1, (0, 0)
-    for y in {*range(0, height - side, 16), height - side}:
-        for x in {*range(0, width - side, 16), width - side}:
-            count = int(mask[y : y + side, x : x + side].sum())
-            if count > best:
-                best, corner = count, (y, x)
-    return slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
+    side = min(256 if mask.sum() > 100 else 32, height, width)
+    step = max(1, side // 16)
+    corners = [
+        (y, x)
+        for y in (*range(0, height - side, step), height - side)
+        for x in (*range(0, width - side, step), width - side)
+    ]
+    middle = slice(side // 4, side - side // 4)  # what counts is the middle, then the whole
+
+    def weight(corner: tuple[int, int]) -> tuple[int, int]:
+        crop = mask[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+        return int(crop.sum()), int(crop[middle, middle].sum())
+
+    y, x = max(corners, key=weight)
+    return slice(y, y + side), slice(x, x + side)
 
 
-def sheet(rows: list[tuple[str, list[Picture.Image]]]) -> Picture.Image:
-    """Panels under their headings, one defect a row."""
-    gap, line = 6, 16
+def panel(values: np.ndarray, low: float, high: float, gamma: float) -> Picture.Image:
+    """A square, contrast-stretched picture."""
+    values = np.clip((values.astype(float) - low) / max(high - low, 1e-9), 0, 1) ** gamma
+    picture = Picture.fromarray(np.uint8(255 * values + 0.5)).convert("RGB")
+    small = values.shape[0] < PANEL
+    how = Picture.Resampling.NEAREST if small else Picture.Resampling.LANCZOS
+    return picture.resize((PANEL, PANEL), how)
+
+
+def panels(
+    damaged: np.ndarray, repaired: np.ndarray, std: np.ndarray, truth: np.ndarray, box: Any
+) -> list[Picture.Image]:
+    """Four pictures of one 2-D (or RGB) part, all but std with the contrast of the truth."""
+    low, high = (0, 255) if truth.dtype == np.uint8 else np.percentile(truth, [0.5, 99.7])
+    gamma = 1.0 if truth.dtype == np.uint8 else 0.7
+    spread = std if std.ndim == 2 else std.mean(-1)
+    return [
+        panel(damaged[box], low, high, gamma),
+        panel(repaired[box], low, high, gamma),
+        panel(spread[box], 0, float(spread.max()), 1.0),
+        panel(truth[box], low, high, gamma),
+    ]
+
+
+def sheet(entries: list[tuple[str, list[Picture.Image]]]) -> Picture.Image:
+    """Panels under their headings, two defects a row."""
+    gap, line = 5, 15
     titles = ("damaged", "repaired", "std", "truth")
-    height = line + len(rows) * (PANEL + line + gap)
-    picture = Picture.new("RGB", (len(titles) * (PANEL + gap) - gap, height), "white")
+    width, height = len(titles) * (PANEL + gap) + 4 * gap, PANEL + 2 * line + gap
+    picture = Picture.new("RGB", (2 * width - 5 * gap, (len(entries) + 1) // 2 * height), "white")
     draw = ImageDraw.Draw(picture)
-    for i, title in enumerate(titles):
-        draw.text((i * (PANEL + gap) + 2, 2), title, fill="black")
-    for j, (name, panels) in enumerate(rows):
-        top = line + j * (PANEL + line + gap)
-        draw.text((2, top + 2), name, fill="black")
-        for i, one in enumerate(panels):
-            picture.paste(one, (i * (PANEL + gap), top + line))
+    for number, (name, pictures) in enumerate(entries):
+        left, top = number % 2 * width, number // 2 * height
+        draw.text((left, top + 1), name, fill="black")
+        for i, (title, one) in enumerate(zip(titles, pictures, strict=False)):
+            at = left + i * (PANEL + gap)
+            draw.text((at, top + line - 1), title, fill="gray")
+            picture.paste(one, (at, top + 2 * line))
     return picture
 
 
@@ -194,35 +217,17 @@ def main() -> None:
         if entry["fill"] is not None:
             fills = [repaired]
             fills += [classical(m, damaged, source.axes, mask) for m in ("harmonic", "biharmonic")]
-            cells = [" / ".join(scores(truth, filled, mask)) for filled in fills]
-        rows.append(
-            [
-                f"`{name}`",
-                f"{source.axes} {'×'.join(map(str, source.shape))} {source.dtype.name}",
-                f"{100 * mask.mean():.2f}",
-                *cells,
-                f"{seconds:.1f}",
-                "yes" if kept else "**no**",
-            ]
-        )
-        say(" | ".join(rows[-1]))
-        part = view(truth, source.axes, mask)
+            cells = [scores(truth, filled, mask) for filled in fills]
+        shape = f"{source.axes} {'×'.join(map(str, source.shape))} {source.dtype.name}"
+        lost = f"{100 * mask.mean():.2f}"
+        row = [f"`{name}`", shape, lost, *cells, f"{seconds:.1f}", "yes" if kept else "**no**"]
+        rows.append(row)
+        say(" | ".join(row))
+        part = view(source.axes, mask)
         flat = mask[part] if mask[part].ndim == 2 else mask[part].any(-1)
-        box = square_round(flat)
-        low, high = np.percentile(truth[part], [0.5, 99.7])
-        low, high = (0, 255) if source.dtype == np.uint8 else (low, high)
-        spread = std[part] if std[part].ndim == 2 else std[part].mean(-1)
-        pictures.append(
-            (
-                f"{name}: {entry['kind']}",
-                [
-                    panel(damaged[part], low, high, box),
-                    panel(repaired[part], low, high, box),
-                    panel(spread, 0, float(spread.max()), box),
-                    panel(truth[part], low, high, box),
-                ],
-            )
-        )
+        drawn = panels(damaged[part], repaired[part], std[part], truth[part], square_round(flat))
+        drawn = drawn[:3] if entry["fill"] is None else drawn
+        pictures.append((f"{name}: {entry['kind']}", drawn))
     head = [
         "mask",
         "image",
@@ -238,9 +243,8 @@ def main() -> None:
 PSNR in dB / NRMSE, inside the mask. Peak of the PSNR: range of the truth between its 0.1 and 99.9
 percentiles. NRMSE in units of the truth's standard deviation inside the mask (1: no better than its
 mean). "All kept": shape, dtype, axes, pixel size, unit and every known pixel, after writing and
-reading back. Harmonic and biharmonic run channel by channel and frame by frame, in 3-D over Z; "–"
-where a whole frame is lost or a plane has over {BIHARMONIC_LIMIT} hole pixels, or where the damage
-is real and the truth unknown. Made by `benchmarks/defects.py`. Machine: {machine()}
+reading back. Harmonic and biharmonic run channel by channel and frame by frame, in 3-D over Z and
+where a whole frame is lost. "–": the damage is real and the truth unknown. Made by `benchmarks/defects.py`. Machine: {machine()}
 
 {table(head, rows)}"""
     options.out.parent.mkdir(parents=True, exist_ok=True)
