@@ -1,0 +1,1 @@
+"""The command `knit`: the core's tasks on files, from the shell."""

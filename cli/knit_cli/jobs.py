@@ -1,0 +1,371 @@
+"""Which files, which masks, which outputs: all decided and checked before the first fit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from knitcore.errors import FileError, InputError
+from knitcore.files import record_path, split_suffix
+from knitcore.masks import WORDS, parse_value
+
+READABLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+WRITABLE = (".tif", ".tiff", ".png", ".npy")
+
+
+class PlaceError(click.ClickException):
+    """The place for the outputs cannot be written: nothing to be done about by options."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to fill.
+
+    Attributes
+    ----------
+    image, output : Path
+    mask : Path, str or None
+        A file, a word, or none.
+    std, synthesised : Path or None
+        Where these go, if wanted.
+    fault : str
+        Why it cannot even start, or empty.
+    """
+
+    image: Path
+    mask: Path | str | None
+    output: Path
+    std: Path | None = None
+    synthesised: Path | None = None
+    fault: str = ""
+
+    def outputs(self) -> list[Path]:
+        """Every file it will write."""
+        images = [path for path in (self.output, self.std, self.synthesised) if path]
+        return [*images, record_path(self.output)]
+
+
+def parse_mask(text: str) -> Path | str:
+    """A mask as given on the command line: a word, a file or a folder.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    Path or str
+        A Path for files and folders, a str for words.
+
+    Raises
+    ------
+    click.UsageError
+        Neither.
+    """
+    word = text.lower()
+    if word in ("nan", "saturated", "alpha"):
+        return word
+    if word.startswith("value="):
+        try:
+            parse_value(word)
+        except InputError as error:
+            raise click.UsageError(f"--mask {error}") from None
+        return word
+    if not Path(text).exists():
+        raise click.UsageError(f"--mask {text}: no such file or folder, nor a word ({WORDS})")
+    return Path(text)
+
+
+def list_images(inputs: tuple[str, ...], mask: Path | str | None) -> tuple[list[Path], list[Path]]:
+    """Image files named, and those in the folders named.
+
+    Parameters
+    ----------
+    inputs : tuple of str
+        Files and folders; folders are not searched further down.
+    mask : Path, str or None
+        Files in a folder that serve as masks of others are no inputs.
+
+    Returns
+    -------
+    images, skipped : list of Path
+
+    Raises
+    ------
+    click.UsageError
+        A folder without an image.
+    """
+    images: list[Path] = []
+    skipped: list[Path] = []
+    for text in inputs:
+        path = Path(text)
+        if not path.is_dir():
+            images.append(path)
+            continue
+        found, passed = _images_in(path, mask)
+        if not found:
+            looked = ", ".join(READABLE)
+            raise click.UsageError(f"no image to fill in the folder {path} (looked for {looked})")
+        images += found
+        skipped += passed
+    unique = {os.path.realpath(path): path for path in reversed(images)}
+    return [path for path in images if unique.pop(os.path.realpath(path), None)], skipped
+
+
+def _images_in(folder: Path, mask: Path | str | None) -> tuple[list[Path], list[Path]]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise click.UsageError(f"cannot read the folder {folder}: {error.strerror}") from None
+    ours = set()
+    for name in names:
+        if name.endswith(".knit.json"):
+            output = name.removesuffix(".knit.json")
+            stem = split_suffix(output)[0]
+            ours |= {output, f"{stem}_std.tif", f"{stem}_synthesised.tif"}
+            ours |= {f"{stem}_synthesised.png"}
+    found, skipped = [], []
+    for name in names:
+        path = folder / name
+        if name.startswith(".") or name in ours or name.endswith((".knit.json", ".part")):
+            continue
+        if path.suffix.lower() in READABLE and path.is_file():
+            found.append(path)
+        elif not path.is_dir():
+            skipped.append(path)
+    if isinstance(mask, Path):
+        marks = [mask] if mask.is_file() else []
+        if mask.is_dir():
+            marks = [one for image in found if isinstance(one := find_mask(image, mask), Path)]
+        found = [path for path in found if not any(_same(path, one) for one in marks)]
+    return found, skipped
+
+
+def find_mask(image: Path, folder: Path) -> Path | str:
+    """The mask of an image in a folder, by name.
+
+    Parameters
+    ----------
+    image, folder : Path
+
+    Returns
+    -------
+    Path or str
+        The file: of the same name, else of the same stem, else "<stem>_mask" with any suffix; or
+        the reason why there is none.
+    """
+    stem = split_suffix(image)[0]
+    own = _same(image.parent, folder)
+    exact = folder / image.name
+    if not own and exact.is_file():
+        return exact
+    # in the image's own folder the same stem is another image, not a mask
+    for wanted in (f"{stem}_mask",) if own else (stem, f"{stem}_mask"):
+        found = [
+            folder / name
+            for name in sorted(os.listdir(folder))
+            if split_suffix(name)[0] == wanted and Path(name).suffix.lower() in READABLE
+        ]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            return f"several masks for {image.name} in {folder}: {names}; leave one"
+        if found:
+            return found[0]
+    same = "" if own else f"{image.name}, {stem}.* or "
+    return f"no mask for {image.name} in {folder} (looked for {same}{stem}_mask.*)"
+
+
+def plan_jobs(
+    images: list[Path],
+    mask: Path | str | None,
+    out: str | None,
+    *,
+    many: bool,
+    overwrite: bool,
+    std: bool,
+    synthesised: bool,
+) -> list[Job]:
+    """Decide every mask and output, and check what can be checked without reading pixels.
+
+    Parameters
+    ----------
+    images : list of Path
+    mask : Path, str or None
+    out : str or None
+        A file for one image, else a folder.
+    many : bool
+        Whether `out` must be a folder.
+    overwrite, std, synthesised : bool
+        Options of the command.
+
+    Returns
+    -------
+    list of Job
+        Those that cannot start carry a fault.
+
+    Raises
+    ------
+    click.UsageError
+        The plan is wrong as a whole; nothing was written.
+    PlaceError
+        A folder cannot be made or written.
+    """
+    folder = _folder(out, many)
+    jobs = []
+    for image in images:
+        chosen, fault = mask, ""
+        if isinstance(mask, Path) and mask.is_dir():
+            found = find_mask(image, mask)
+            chosen, fault = (found, "") if isinstance(found, Path) else (None, found)
+        output = Path(out) if out and folder is None else (folder or image.parent) / _name(image)
+        stem = split_suffix(output)[0]
+        jobs.append(
+            Job(
+                image,
+                chosen,
+                output,
+                output.with_name(f"{stem}_std.tif") if std else None,
+                output.with_name(f"{stem}_synthesised{_mask_suffix(output)}")
+                if synthesised
+                else None,
+                fault,
+            )
+        )
+    _check_clashes(jobs)
+    _prepare_folders(jobs)
+    return [job if job.fault else _with_fault(job, overwrite) for job in jobs]
+
+
+def _folder(out: str | None, many: bool) -> Path | None:
+    """The output folder, or None if `out` is a file or not given."""
+    if out is None:
+        return None
+    path = Path(out)
+    if many or path.is_dir() or out.endswith(("/", os.sep)):
+        if path.exists() and not path.is_dir():
+            raise click.UsageError(f"-o {out}: must be a folder for several inputs, is a file")
+        return path
+    if path.suffix.lower() not in WRITABLE:
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            text = "JPEG would change the known pixels"
+        else:
+            text = f"cannot write {path.suffix or 'a file without suffix'}"
+        raise click.UsageError(f"-o {out}: {text}; use {', '.join(WRITABLE)} or a folder")
+    return None
+
+
+def _name(image: Path) -> str:
+    stem, suffix = split_suffix(image)
+    if Path(suffix).suffix.lower() in (".jpg", ".jpeg"):
+        suffix = ".png"
+    elif not suffix.lower().endswith(WRITABLE):
+        suffix = ".tif"
+    return f"{stem}_inpainted{suffix}"
+
+
+def _mask_suffix(output: Path) -> str:
+    return ".png" if output.suffix.lower() == ".png" else ".tif"
+
+
+def _check_clashes(jobs: list[Job]) -> None:
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        for path in job.outputs():
+            key = os.path.normcase(os.path.abspath(path))
+            other = taken.setdefault(key, job)
+            if other is not job:
+                raise click.UsageError(
+                    f"{other.image} and {job.image} would both be written to {path}; "
+                    "rename one, or run them with different -o"
+                )
+    read = {os.path.realpath(path) for job in jobs for path in (job.image, job.mask) if path}
+    inodes = {(s.st_dev, s.st_ino) for path in read if (s := _stat(path)) is not None}
+    for job in jobs:
+        if isinstance(job.mask, Path) and _same(job.mask, job.image):
+            raise click.UsageError(f"{job.image}: is both the image and its mask")
+        for path in job.outputs():
+            status = _stat(path)
+            if status is not None and (status.st_dev, status.st_ino) in inodes:
+                raise click.UsageError(f"{path}: is an input; choose another output")
+
+
+def _prepare_folders(jobs: list[Job]) -> None:
+    for folder in {job.output.parent: None for job in jobs}:
+        probe = folder / f".knit.{secrets.token_hex(4)}.part"
+        try:
+            # only the last part is made: a mistyped path should not grow a tree
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+            probe.touch(exist_ok=False)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise PlaceError(f"{folder}: cannot write there: {reason}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+
+def _with_fault(job: Job, overwrite: bool) -> Job:
+    """The job, with its fault if its outputs are in the way of something."""
+    from dataclasses import replace
+
+    for path in job.outputs():
+        if len(os.fsencode(path.name)) > 255:
+            return replace(job, fault=f"{path}: the output's name is longer than 255 bytes")
+        if path.is_dir():
+            return replace(job, fault=f"{path}: is a folder, where the output should go")
+        if os.path.lexists(path) and not overwrite:
+            return replace(job, fault=f"{path}: exists; use --overwrite, or another -o")
+    return job
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def recorded_mask(record: dict, record_file: Path, image: Path) -> Path | str | None:
+    """The mask a record names, if none was given.
+
+    Parameters
+    ----------
+    record : dict
+    record_file, image : Path
+        Its file is looked for beside these.
+
+    Returns
+    -------
+    Path, str or None
+        A file, a word, or None if the run had no mask.
+
+    Raises
+    ------
+    FileError
+        The mask's file is not there.
+    """
+    mask = (record.get("files") or {}).get("mask")
+    if not isinstance(mask, dict):
+        return None
+    if mask.get("word"):
+        return parse_mask(str(mask["word"]))
+    name = Path(str(mask.get("name"))).name
+    for folder in (image.parent, record_file.parent):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileError(f"the record's mask {name} is not beside the image; name it with --mask")

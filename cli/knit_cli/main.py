@@ -1,0 +1,174 @@
+"""The group of commands, loaded when called, and how a run ends: exit codes and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+DONE, FAILED, USAGE, SURROUNDINGS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+# Described here, so that `knit --help` loads none of them.
+COMMANDS = {
+    "inpaint": ("knit_cli.tasks:inpaint", "Fill masked pixels: holes, scratches, dead lines."),
+    "recipe": ("knit_cli.recipes:recipe", "Show, check or start a file of settings."),
+    "info": ("knit_cli.recipes:info", "Versions, devices and file formats found here."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"knit {package_version()}")
+        ctx.exit()
+
+
+def package_version() -> str:
+    """Version of the installed package.
+
+    Returns
+    -------
+    str
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("napari-knitworks")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 a file failed; 2 wrong options or recipe, nothing written; "
+    "3 disk full, output not writable or device absent; 130 Ctrl-C; 143 terminated.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and leave.",
+)
+def cli() -> None:
+    """Repair images with a small network trained on each of them, there and then."""
+
+
+class WrongPlan(click.ClickException):
+    """Options or a recipe are wrong: nothing was started."""
+
+    exit_code = USAGE
+
+
+class Stopped(BaseException):
+    """A signal asks to end: not an Exception, so that no handler of a bad file swallows it."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class _Signals:
+    """What has been received so far."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.code = 0
+        self.count = 0
+        self.shields = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        self.count += 1
+        self.stop.set()
+        if self.count > 2:
+            os._exit(self.code)
+        # a result being put in place is finished first; the second signal does not wait
+        if not self.shields or self.count > 1:
+            raise Stopped(self.code)
+
+
+signals = _Signals()
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Put off the first signal to the end of the block."""
+    signals.shields += 1
+    try:
+        yield
+    finally:
+        signals.shields -= 1
+    if signals.count:
+        raise Stopped(signals.code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit code.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        In place of those of the process.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # a signal that is ignored (nohup) stays so
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signals)
+    code: Any = DONE
+    try:
+        code = cli.main(arguments, prog_name="knit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except Stopped as stop:
+        code = stop.code
+    except BrokenPipeError:
+        # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"Error: {internal(error)}", err=True)
+        code = FAILED
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def internal(error: Exception) -> str:
+    """One line about an error that is our own fault.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+    """
+    text = " ".join(str(error).split())[:300]
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"
