@@ -1,0 +1,1 @@
+"""napari widgets over `knitcore`."""

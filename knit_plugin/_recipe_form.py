@@ -1,0 +1,229 @@
+"""A form made from a recipe's fields: one text for `--help`, tooltip and docs."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QLabel, QSpinBox, QToolButton, QVBoxLayout, QWidget
+
+LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
+
+
+class RecipeForm(QWidget):
+    """Inputs for some fields of a recipe, the rarer ones folded away.
+
+    Choosing a preset writes that preset's values into the other inputs.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        The recipe, such as `knitcore.Inpaint`.
+    presets : dict of str to dict
+        Fields that each preset sets.
+    basic, advanced : tuple of str
+        Names of the fields shown at once, and under "Advanced".
+    """
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        presets: dict[str, dict[str, Any]],
+        basic: tuple[str, ...],
+        advanced: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._set_by_presets = set().union(*presets.values())
+        self.inputs: dict[str, Any] = {}
+        start = model()
+
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        basic_rows = form_layout()
+        layout.addLayout(basic_rows)
+        for name in basic:
+            self._add_row(basic_rows, name, getattr(start, name))
+
+        self.advanced = QWidget()
+        self.advanced_rows = form_layout()
+        self.advanced_rows.setContentsMargins(0, 0, 0, 0)
+        self.advanced.setLayout(self.advanced_rows)
+        for name in advanced:
+            self._add_row(self.advanced_rows, name, getattr(start, name))
+        self.advanced.hide()
+        self.toggle = QToolButton()
+        self.toggle.setText("Advanced")
+        self.toggle.setToolTip("Show or hide settings that are rarely changed.")
+        self.toggle.setCheckable(True)
+        self.toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.toggle.setArrowType(Qt.ArrowType.RightArrow)
+        self.toggle.toggled.connect(self._unfold)
+        if advanced:
+            layout.addWidget(self.toggle)
+            layout.addWidget(self.advanced)
+
+        if "preset" in self.inputs:
+            self.inputs["preset"].changed.connect(self._fill_from_preset)
+
+    def _add_row(self, rows: QFormLayout, name: str, value: Any) -> None:
+        field = self._model.model_fields[name]
+        widget = field_input(name, field, value)
+        self.inputs[name] = widget
+        add_row(rows, name.replace("_", " ").capitalize(), widget.native, field.description or "")
+
+    def _unfold(self, opened: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow
+        self.toggle.setArrowType(arrow)
+        self.advanced.setVisible(opened)
+
+    def _fill_from_preset(self, preset: str) -> None:
+        fields = self._model(preset=preset)
+        for name, widget in self.inputs.items():
+            if name in self._set_by_presets:
+                widget.value = getattr(fields, name)
+
+    def values(self) -> dict[str, Any]:
+        """What the inputs say, by field.
+
+        Returns
+        -------
+        dict
+            To be given to the recipe, which checks them together.
+        """
+        return {name: widget.value for name, widget in self.inputs.items()}
+
+    def set_choices(self, name: str, choices: list[str]) -> None:
+        """Replace the choices of one field, keeping the chosen one if it is still there."""
+        widget = self.inputs[name]
+        kept = widget.value
+        widget.choices = choices
+        if kept in choices:
+            widget.value = kept
+
+
+class OptionalNumber:
+    """A whole number, or "all" for none, in a spin box.
+
+    Parameters
+    ----------
+    low, high : int
+        Bounds of the number.
+    """
+
+    def __init__(self, low: int, high: int) -> None:
+        self.native = QSpinBox()
+        self._none = low - 1
+        self.native.setRange(self._none, high)
+        self.native.setSpecialValueText("all")  # shown at the lowest value
+
+    @property
+    def value(self) -> int | None:
+        """The number, or None."""
+        value = self.native.value()
+        return None if value == self._none else value
+
+    @value.setter
+    def value(self, value: int | None) -> None:
+        self.native.setValue(self._none if value is None else value)
+
+
+def form_layout() -> QFormLayout:
+    """Two columns with little space, growing to the right.
+
+    Returns
+    -------
+    QFormLayout
+    """
+    rows = QFormLayout()
+    rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    rows.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+    rows.setContentsMargins(0, 0, 0, 0)
+    rows.setVerticalSpacing(4)
+    return rows
+
+
+def add_row(rows: QFormLayout, text: str, native: QWidget, tip: str) -> None:
+    """Add a labelled input whose label and input show the same tooltip.
+
+    Parameters
+    ----------
+    rows : QFormLayout
+    text, tip : str
+    native : QWidget
+    """
+    label = QLabel(text)
+    label.setFixedWidth(LABEL_WIDTH)
+    label.setToolTip(tip)
+    label.setBuddy(native)
+    native.setMinimumWidth(90)  # a seed of 19 digits would ask for twice the dock's width
+    native.setToolTip(tip)
+    native.setAccessibleName(text)
+    rows.addRow(label, native)
+
+
+def field_input(name: str, field: FieldInfo, value: Any) -> Any:
+    """Make the input for one field of a recipe.
+
+    Parameters
+    ----------
+    name : str
+    field : FieldInfo
+        Its type decides the kind of input, its bounds the range.
+    value : object
+        To start with.
+
+    Returns
+    -------
+    magicgui widget
+
+    Raises
+    ------
+    TypeError
+        A type that no input here can show.
+    """
+    kind, optional = _without_none(field.annotation)
+    low, high = _bounds(field)
+    if get_origin(kind) is Literal:
+        return ComboBox(name=name, choices=list(get_args(kind)), value=value)
+    if kind is bool:
+        return CheckBox(name=name, value=value, text="")
+    if kind is int:
+        if optional:
+            return OptionalNumber(int(low), int(high))
+        return SpinBox(name=name, min=int(low), max=int(high), value=value)
+    if kind is float:
+        step = 0.05 if high <= 1 else 0.5
+        return FloatSpinBox(name=name, min=low, max=high, step=step, value=value)
+    if kind is str and name == "device":  # the rest is filled in when torch knows what is there
+        return ComboBox(name=name, choices=["auto", "cpu"], value=value)
+    if kind is str:
+        return LineEdit(name=name, value=value)
+    raise TypeError(f"no input for field {name!r} of type {field.annotation}")
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        if len(kinds) == 1:
+            return kinds[0], True
+    return annotation, False
+
+
+def _bounds(field: FieldInfo) -> tuple[float, float]:
+    low, high = 0.0, 2.0**31 - 1
+    whole = _without_none(field.annotation)[0] is int
+    nudge = 1 if whole else 0.01
+    for rule in field.metadata:
+        low = getattr(rule, "ge", low)
+        high = getattr(rule, "le", high)
+        if hasattr(rule, "gt"):
+            low = rule.gt + nudge
+        if hasattr(rule, "lt"):
+            high = rule.lt - nudge
+    return low, high

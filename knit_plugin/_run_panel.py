@@ -1,0 +1,169 @@
+"""Run, Cancel, and how far it is: the lower part of every task's widget."""
+
+from __future__ import annotations
+
+import math
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from knitcore import Progress
+
+
+class RunPanel(QWidget):
+    """Buttons, progress bar, current losses, and a line for what came out."""
+
+    run = Signal()
+    cancel = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run_button = QPushButton("Run")
+        self.run_button.setToolTip("Start. The result appears as a new layer; nothing is changed.")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop within a second.")
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1000)
+        self.stage, self.losses = quiet_line(), quiet_line()
+        self.summary = wrapped_label()
+        self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button)
+        buttons.addWidget(self.cancel_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(buttons)
+        for widget in (self.bar, self.stage, self.losses, self.summary):
+            layout.addWidget(widget)
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.show_idle(ready=False)
+
+    def show_idle(self, *, ready: bool) -> None:
+        """Buttons as between runs; `ready`: a run could start now."""
+        self.run_button.setEnabled(ready)
+        self.cancel_button.setEnabled(False)
+        self.cancel_button.setText("Cancel")
+        for widget in (self.bar, self.stage, self.losses):
+            widget.hide()
+
+    def show_running(self) -> None:
+        """Buttons and bar as at the start of a run."""
+        self.run_button.setEnabled(False)
+        self.cancel_button.setEnabled(True)
+        self.summary.clear()
+        self.summary.hide()
+        for widget in (self.bar, self.stage, self.losses):
+            widget.show()
+        self.show_progress(Progress(0.0, "start"))
+
+    def show_cancelling(self) -> None:
+        """Cancel has been pressed and is on its way."""
+        self.cancel_button.setEnabled(False)
+        self.cancel_button.setText("Stopping…")
+
+    def show_progress(self, event: Progress) -> None:
+        """Bar, time left, stage and losses of one event."""
+        left = f" · {duration(event.remaining)} left" if math.isfinite(event.remaining) else ""
+        losses = (f"{name} {value:.2g}" for name, value in event.losses.items())
+        # A progress bar paints itself at once, and the whole window with it where a canvas is in
+        # it: held back, all of this is painted in one go.
+        self.setUpdatesEnabled(False)
+        # a bar of unknown length moves by itself: something is going on
+        self.bar.setRange(0, 1000 if event.fraction > 0 else 0)
+        self.bar.setValue(round(1000 * event.fraction))
+        self.bar.setFormat("%p %" + left)
+        for line, text in ((self.stage, event.stage), (self.losses, "   ".join(losses))):
+            if text != line.text():
+                line.setText(text)
+                line.setCursorPosition(0)
+        self.setUpdatesEnabled(True)
+
+    def show_summary(self, text: str) -> None:
+        """What came out, or what went wrong; empty hides the line."""
+        self.summary.setText(text)
+        self.summary.setVisible(bool(text))
+
+
+def wrapped_label() -> QLabel:
+    """A label that wraps its plain text and never makes its parent wider.
+
+    Returns
+    -------
+    QLabel
+    """
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setMinimumWidth(1)
+    return label
+
+
+def quiet_line() -> QLineEdit:
+    """A line of text for what changes all the time.
+
+    Returns
+    -------
+    QLineEdit
+        Unlike a label, it does not have the window laid out anew for each text.
+    """
+    line = QLineEdit()
+    line.setReadOnly(True)
+    line.setFrame(False)
+    line.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    line.setStyleSheet("background: transparent; border: none; padding: 0px; margin: 0px;")
+    return line
+
+
+def duration(seconds: float) -> str:
+    """A time in words of people.
+
+    Parameters
+    ----------
+    seconds : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> duration(2.34), duration(75), duration(7300)
+    ('2.3 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def amount(count: int) -> str:
+    """Bytes in words of people.
+
+    Parameters
+    ----------
+    count : int
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> amount(900_000), amount(5_000_000_000)
+    ('0.9 MB', '5 GB')
+    """
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.2g} MB"

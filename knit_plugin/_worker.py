@@ -1,0 +1,238 @@
+"""A task's generator in a thread: events to the widget, Cancel back, progress to napari."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from knitcore import Cancelled, KnitError, Progress
+
+# Two fits would only slow each other down, and napari's workers swap `warnings.showwarning` while
+# they run, which overlapping runs would restore in the wrong order.
+_one_fit = threading.Lock()
+
+# Each event that reaches Qt makes the main thread wait for Python's lock while the fit holds it,
+# several times over: fewer of them keep the viewer quick.
+PROGRESS_GAP = 0.25  # seconds
+BAR_STEP = 5  # percent
+
+
+@dataclass
+class Outcome:
+    """How a job ended: with a result, an error to show, or neither when it was cancelled."""
+
+    result: Any = None
+    error: str = ""
+
+    @property
+    def cancelled(self) -> bool:
+        return self.result is None and not self.error
+
+
+Steps = Callable[[threading.Event], Generator[Any, None, Any]]
+
+
+class Job:
+    """One run of a task in a thread of napari's pool.
+
+    Parameters
+    ----------
+    steps : callable
+        Takes the cancel flag, gives the generator of events to run; called in the thread.
+    title : str
+        For napari's activity dock.
+    on_event, on_end : callable
+        Called in the main thread with each event, and once with the `Outcome`.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        title: str,
+        on_event: Callable[[Any], None],
+        on_end: Callable[[Outcome], None],
+    ) -> None:
+        self.cancelling = threading.Event()
+        self._steps = steps
+        self._title = title
+        self._on_event: Callable[[Any], None] | None = on_event
+        self._on_end: Callable[[Outcome], None] | None = on_end
+        self._outcome = Outcome()
+        self._bar: Any = None
+
+    def __repr__(self) -> str:
+        return self._title  # napari shows it when the window is closed in the middle of a run
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises
+        ------
+        RuntimeError
+            Another job is running: ask `busy` first.
+        """
+        from napari.qt.threading import thread_worker
+        from napari.utils import progress
+
+        if not _one_fit.acquire(blocking=False):
+            raise RuntimeError("another fit is running")
+        try:
+            worker = thread_worker(self._run)()
+            # Plain functions: napari keeps the worker, the worker keeps them, whatever becomes of
+            # the widget. Quit is napari's own wish, on closing the window.
+            worker.yielded.connect(lambda event: self._receive(event))
+            worker.aborted.connect(lambda: self.cancel())
+            worker.finished.connect(lambda: self._finish())
+            # Our own bar, not `thread_worker(progress=...)`, which counts events.
+            self._bar = progress(total=100, desc=self._title)
+            worker.start()
+        except BaseException:
+            _one_fit.release()
+            raise
+
+    def cancel(self) -> None:
+        """Ask the task to stop; harmless at any time, and twice."""
+        self.cancelling.set()
+
+    def abandon(self) -> None:
+        """Cancel, and tell the widget nothing any more: it is going away."""
+        self._on_event = self._on_end = None
+        self.cancel()
+
+    def _run(self) -> Generator[Any, None, None]:
+        last_progress = 0.0
+        steps = None
+        try:
+            steps = self._steps(self.cancelling)
+            while True:
+                event = next(steps)
+                now = time.monotonic()
+                if isinstance(event, Progress):
+                    if now - last_progress < PROGRESS_GAP:
+                        continue
+                    last_progress = now
+                yield event
+        except StopIteration as end:
+            self._outcome.result = end.value
+        except Cancelled:
+            pass
+        except KnitError as error:
+            self._outcome.error = str(error)
+        except MemoryError as error:
+            self._outcome.error = (
+                f"not enough memory ({error or 'none left'}): crop the image first"
+            )
+        except Exception as error:
+            logging.getLogger(__name__).exception("%s failed", self._title)
+            self._outcome.error = (
+                f"{self._title}: unexpected {type(error).__name__}: {error}. "
+                "The log holds the details; please report it."
+            )
+        finally:
+            if steps is not None:
+                steps.close()
+
+    def _receive(self, event: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+        # Last, for napari's bar turns the event loop and may bring the next event in here.
+        if isinstance(event, Progress) and self._bar is not None:
+            done = int(100 * event.fraction) - self._bar.n
+            if done >= BAR_STEP:
+                self._bar.update(done)
+
+    def _finish(self) -> None:
+        _one_fit.release()
+        bar, self._bar = self._bar, None
+        on_end, self._on_event, self._on_end = self._on_end, None, None
+        if bar is not None:
+            bar.close()
+        if on_end is not None:
+            on_end(self._outcome)
+        self._outcome = Outcome()  # the layers hold the arrays now
+
+
+def busy() -> bool:
+    """Whether a job is running in this process; only one may.
+
+    Returns
+    -------
+    bool
+    """
+    return _one_fit.locked()
+
+
+def warm_up(rehearsal: Callable[[], Any]) -> threading.Thread:
+    """Have a task done in small in a thread, so that the first Run finds all of torch loaded.
+
+    Libraries are loaded with Python's lock held: in the middle of a run the viewer would stand
+    still for up to half a second.
+
+    Parameters
+    ----------
+    rehearsal : callable
+        Imports what the task needs and takes a step or two of it.
+
+    Returns
+    -------
+    Thread
+        Running. Not a daemon: a library that is half loaded at the interpreter's end can crash it.
+    """
+
+    def work() -> None:
+        try:
+            rehearsal()
+        except Exception:
+            # the run itself says it again, in a place where it is seen
+            logging.getLogger(__name__).exception("the warm-up failed")
+
+    thread = threading.Thread(target=work, name="knitworks-warm-up")
+    thread.start()
+    return thread
+
+
+def wait_for(thread: threading.Thread, cancel: threading.Event) -> Generator[Progress]:
+    """Wait for `warm_up` inside a task's generator.
+
+    Parameters
+    ----------
+    thread : Thread
+    cancel : Event
+
+    Yields
+    ------
+    Progress
+
+    Raises
+    ------
+    Cancelled
+    """
+    while thread.is_alive():
+        yield Progress(0.0, "load torch")
+        thread.join(0.05)
+        if cancel.is_set():
+            raise Cancelled("stopped while torch was loading")
+
+
+def torch_devices() -> list[str]:
+    """Devices besides "auto" that the loaded torch sees.
+
+    Returns
+    -------
+    list of str
+        Only "cpu" while torch is not loaded.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ["cpu"]
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += ["cuda"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
