@@ -180,9 +180,7 @@ def choose_layout(image: Image, hole: np.ndarray, planes: str) -> Layout:
     )
 
 
-def _lost_planes(
-    hole: np.ndarray, axes: str, inside: tuple[int, ...], alpha: bool
-) -> bool:
+def _lost_planes(hole: np.ndarray, axes: str, inside: tuple[int, ...], alpha: bool) -> bool:
     if alpha:
         hole = hole[..., :-1]
     return bool(hole.all(axis=inside).any())

@@ -23,6 +23,7 @@ from knitcore.losses import (
 from knitcore.networks import Discriminator, FourierFeatures, PatchMLP, Reconstructor
 from knitcore.patches import Pyramid, gather_patches, make_pyramid
 from knitcore.recipe import Inpaint, consistency_weight
+from knitcore.tiles import Batch, step_batches, tile_shape, whole_counts
 
 EVENT_SECONDS = 0.1
 PREVIEW_SECONDS = 0.5
@@ -79,7 +80,7 @@ class Fitted:
     parameters: int = 0
 
 
-class _Diverged(Exception):
+class _DivergedError(Exception):
     def __init__(self, step: int) -> None:
         self.step = step
 
@@ -115,7 +116,7 @@ def fit_region(
     for restart in range(RESTARTS + 1):
         try:
             fitted = yield from _fit_once(target, recipe, device, previews, restart)
-        except _Diverged as end:
+        except _DivergedError as end:
             diverged = end.step
         else:
             return fitted
@@ -160,7 +161,9 @@ def _fit_once(
             opponent.zero_grad(set_to_none=True)
         totals: dict[str, torch.Tensor] = {}
         for batch in step_batches(recipe, shape, tile, max(scales), pyramid, draw):
-            found = batch_losses(batch, pyramid, networks, discriminator, recipe, scales, target, counts)
+            found = batch_losses(
+                batch, pyramid, networks, discriminator, recipe, scales, target, counts
+            )
             # equation (4)
             loss = found["recon"] + alpha * found["xpatch"] + recipe.beta * found["pixel"]
             if "gan" in found:
@@ -185,7 +188,7 @@ def _fit_once(
             state.losses = {name: float(value.mean()) for name, value in totals.items()}
             state.done = (step + 1) / recipe.steps
             if not all(math.isfinite(value) for value in state.losses.values()):
-                raise _Diverged(step)
+                raise _DivergedError(step)
             if previews and now - previewed > PREVIEW_SECONDS:
                 state.members = _collect(render(networks, target, recipe))
                 previewed = time.monotonic()
@@ -204,7 +207,7 @@ def _fit_once(
             yield state
     state.members = _collect(iter(parts))
     if not np.isfinite(state.members).all():
-        raise _Diverged(recipe.steps)
+        raise _DivergedError(recipe.steps)
     return state
 
 
@@ -246,7 +249,9 @@ def build_networks(
     -------
     (PatchMLP, Reconstructor), Discriminator or None
     """
-    generators = [random_source(recipe.seed, target.key, e, restart) for e in range(recipe.ensemble)]
+    generators = [
+        random_source(recipe.seed, target.key, e, restart) for e in range(recipe.ensemble)
+    ]
     channels, dimensions = target.values.shape[0], target.want.ndim
     patch = (scales, 3**dimensions, channels)
     sigmas = list(itertools.islice(itertools.cycle(recipe.fourier_scales), recipe.ensemble))
@@ -309,111 +314,6 @@ def learning_rate(recipe: Inpaint, highest: float, step: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
-def tile_shape(recipe: Inpaint, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sides of the tiles coordinates are drawn in: about as many pixels in 3-D as in 2-D.
-
-    Parameters
-    ----------
-    recipe : Inpaint
-    shape : tuple of int
-        Of the region.
-
-    Returns
-    -------
-    tuple of int
-    """
-    side = recipe.tile
-    if len(shape) == 3:
-        side = max(max(recipe.scales) + 2, round(side ** (2 / 3)))
-    return tuple(min(side, n) for n in shape)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Coordinates of one pass: whole tiles, flattened.
-
-    Attributes
-    ----------
-    position : Tensor of int, shape (N, D)
-    index : Tensor of int, shape (N,)
-        Flat index into the pyramid.
-    tile : tuple of int
-    core : Tensor or None, shape (T, *tile)
-        See `knitcore.losses.consistency_loss`; None when the tiles are a random sample.
-    share : float
-        Share of the region's coordinates that this pass stands for.
-    """
-
-    position: torch.Tensor
-    index: torch.Tensor
-    tile: tuple[int, ...]
-    core: torch.Tensor | None
-    share: float
-
-
-def step_batches(
-    recipe: Inpaint,
-    shape: tuple[int, ...],
-    tile: tuple[int, ...],
-    reach: int,
-    pyramid: Pyramid,
-    draw: torch.Generator,
-) -> Iterator[Batch]:
-    """Coordinates of one optimiser step: a few random tiles, or all of the region in passes.
-
-    Parameters
-    ----------
-    recipe : Inpaint
-    shape, tile : tuple of int
-    reach : int
-        Largest patch scale: width of the halo that passes share.
-    pyramid : Pyramid
-    draw : torch.Generator
-
-    Yields
-    ------
-    Batch
-    """
-    device = pyramid.values.device
-    local = torch.stack(torch.meshgrid(*(torch.arange(t) for t in tile), indexing="ij"), -1)
-    local = local.reshape(-1, len(tile))
-
-    def batch(corners: torch.Tensor, core: torch.Tensor | None, share: float) -> Batch:
-        position = (corners[:, None] + local).reshape(-1, len(tile)).to(device)
-        return Batch(position, pyramid.index(position), tile, core, share)
-
-    if recipe.tiles:
-        spans = [n - t + 1 for n, t in zip(shape, tile, strict=True)]
-        corners = [torch.randint(0, span, (recipe.tiles,), generator=draw) for span in spans]
-        yield batch(torch.stack(corners, -1), None, 1.0)
-        return
-    for cores in itertools.product(
-        *(list(_cores(n, t, reach)) for n, t in zip(shape, tile, strict=True))
-    ):
-        corner = torch.tensor([start for start, _, _ in cores])
-        core = torch.ones(1, *tile)
-        for axis, (start, low, high) in enumerate(cores):
-            along = torch.arange(tile[axis]) + start
-            view = [1] * (len(tile) + 1)
-            view[axis + 1] = -1
-            core = core * ((along >= low) & (along < high)).float().view(view)
-        yield batch(corner[None], core.to(device), float(core.sum()) / math.prod(shape))
-
-
-def _cores(length: int, tile: int, reach: int) -> Iterator[tuple[int, int, int]]:
-    """Tile starts along an axis, each with the stretch of pixels it answers for."""
-    if tile >= length:
-        yield 0, 0, length
-        return
-    inner = max(1, tile - 2 * reach)
-    low = 0
-    while low < length:
-        start = min(max(0, low - reach), length - tile)
-        high = length if start == length - tile else low + inner
-        yield start, low, high
-        low = high
-
-
 def batch_losses(
     batch: Batch,
     pyramid: Pyramid,
@@ -465,29 +365,6 @@ def batch_losses(
             discriminator_loss(real, fake, whole, recipe.label_smoothing) * batch.share
         )
     return found
-
-
-def whole_counts(pyramid: Pyramid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Denominators of equations (1) and (3) over the whole region.
-
-    Parameters
-    ----------
-    pyramid : Pyramid
-
-    Returns
-    -------
-    patch entries, pixels : Tensor, shape (1,)
-    """
-    reach = [range(n) for n in pyramid.shape]
-    total = pyramid.values.new_zeros(1)
-    # an entry (s, k) of all patches together is the region shifted by s * k
-    first = torch.tensor(list(itertools.product(*(r for r in reach[:-1]), (0,))))
-    rows = pyramid.index(first.to(pyramid.values.device))
-    row = torch.arange(pyramid.shape[-1], device=rows.device)
-    for s in range(pyramid.offsets.shape[0]):
-        for offset in pyramid.offsets[s]:
-            total = total + pyramid.valid[(rows[:, None] + row + offset).reshape(-1), s].sum()
-    return total, pyramid.known.sum().reshape(1)
 
 
 def _average(

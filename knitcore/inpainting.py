@@ -159,8 +159,10 @@ class _Run:
     restarts: int = 0
     parameters: int = 0
 
-    def progress(self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None) -> Progress:
-        fraction = min(1.0, (self.done + part) / self.total) if self.total else 1.0
+    def progress(
+        self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
+    ) -> Progress:
+        fraction = min(1.0, (self.done + part) / self.total) if self.total else 0.0
         spent = time.monotonic() - self.began
         left = spent * (1 - fraction) / fraction if fraction > 0.02 else math.nan
         return Progress(fraction, stage, dict(losses or {}), spent, left)
@@ -206,7 +208,7 @@ def _inpaint(
             whole = tuple(slice(0, source.shape[a]) for a in layout.spatial)
             missing = to_canvas(hole[box_index(source, layout, plane, whole)], layout)
             _check_known(source, layout, plane, missing)
-            regions, deep = make_regions(missing.any(0), recipe)
+            regions, deep = make_regions(np.asarray(missing.any(0)), recipe)
             jobs += [(plane, region, deep) for region in regions]
         run.total = sum(_cost(region, recipe) for _, region, _ in jobs)
     if any(region.deep for _, region, _ in jobs):
@@ -218,13 +220,12 @@ def _inpaint(
         stage = f"region {number} of {len(jobs)}"
         yield from _fill_region(run, plane, region, deep, device, stage, previews)
         run.done += _cost(region, recipe)
-    yield run.progress("done", run.total - run.done)
+    run.total = run.done = 1.0
+    yield run.progress("done")
     return Result(run.out, hole, run.std, _record(run, data, device, len(jobs)), source)
 
 
-def _check_known(
-    image: Image, layout: Layout, plane: tuple[int, ...], missing: np.ndarray
-) -> None:
+def _check_known(image: Image, layout: Layout, plane: tuple[int, ...], missing: np.ndarray) -> None:
     lost = [c for c in range(len(missing)) if missing[c].all()]
     if not lost:
         return
@@ -296,7 +297,9 @@ def _fill_region(
 
     from knitcore.fit import Target, fit_region
 
-    model = fit_variogram(values, known, layout.step) if recipe.directed else None
+    model = (
+        fit_variogram(values, known, layout.step, directed_share=1.0) if recipe.directed else None
+    )
     weight = np.where(known, 1.0, recipe.anchor).astype(np.float32)
     work = Target(
         values=np.where(weight > 0, start, 0).astype(np.float32),

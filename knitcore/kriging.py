@@ -2,8 +2,9 @@
 
 A stationary image is described by its variogram g(h) = E[(z(x) - z(x + h))^2] / 2 (Matheron 1963,
 doi:10.2113/gsecongeo.58.8.1246). Here g is fitted, hole by hole, as a non-negative sum of a nugget
-and powers |h|_M^p (0 < p < 2) under several metrics M: round ones and ones stretched along a
-direction. Each term is conditionally negative definite, so every such sum is a valid variogram.
+and terms (r^2 + |h|_M^2)^(p/2) - r^p with 0 < p < 2: far off a power of the lag, within the radius r as
+smooth as an oversampled image. The metrics M are round, or stretched along a direction. Each term is
+conditionally negative definite (a Bernstein function of |h|^2), so every such sum is a valid variogram.
 The fast preset starts from this fill; the knitwork explains what is left.
 """
 
@@ -17,7 +18,8 @@ from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
 
-POWERS = (0.5, 1.0, 1.5)
+SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
+MIN_PAIRS = 50
 LAG_REACH = 12  # lags beyond this say little about the few pixels next to a hole
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
@@ -32,26 +34,45 @@ class Variogram:
     ----------
     nugget : float
         Jump at lag zero, in units of the squared, standardised values.
-    terms : tuple of (metric, power, weight)
-        ``weight * |metric @ h| ** power``; metric of shape (D, D).
+    terms : tuple of (metric, (power, radius), weight)
+        Metric of shape (D, D); see `term`.
     channel_scale : ndarray, shape (C,)
         Factor of each channel.
     """
 
     nugget: float
-    terms: tuple[tuple[np.ndarray, float, float], ...]
+    terms: tuple[tuple[np.ndarray, tuple[float, float], float], ...]
     channel_scale: np.ndarray
 
     def directions(self, lag: float) -> tuple[tuple[np.ndarray, float], ...]:
         """Metric of each term, and its part in the variogram at a lag (pixels)."""
-        return tuple((metric, weight * lag**power) for metric, power, weight in self.terms)
+        at = np.array(lag)
+        return tuple((m, weight * float(term(at, shape))) for m, shape, weight in self.terms)
 
     def __call__(self, lags: np.ndarray) -> np.ndarray:
         """Value at integer lags of shape (..., D), for channel scale 1."""
         total = np.where((lags != 0).any(-1), self.nugget, 0.0)
-        for metric, power, weight in self.terms:
-            total += weight * np.linalg.norm(lags @ metric.T, axis=-1) ** power
+        for metric, shape, weight in self.terms:
+            total += weight * term(np.linalg.norm(lags @ metric.T, axis=-1), shape)
         return total
+
+
+def term(distance: np.ndarray, shape: tuple[float, float]) -> np.ndarray:
+    """One term of a variogram: (r^2 + d^2)^(p/2) - r^p.
+
+    Parameters
+    ----------
+    distance : ndarray
+        d, in pixels of the term's metric.
+    shape : (float, float)
+        p and r.
+
+    Returns
+    -------
+    ndarray
+    """
+    power, radius = shape
+    return (radius**2 + distance**2) ** (power / 2) - radius**power
 
 
 def empirical_variogram(
@@ -71,7 +92,7 @@ def empirical_variogram(
     lags : ndarray of int, shape (M, D)
         One of each pair h, -h.
     gamma : ndarray, shape (C, M)
-        NaN where fewer than 50 pairs are known.
+        0 where no pair is known.
     pairs : ndarray, shape (C, M)
     """
     spatial = values.shape[1:]
@@ -95,9 +116,8 @@ def empirical_variogram(
     )
     at = (slice(None), *lags.T)
     count = pairs[at]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gamma = np.where(count > 50, np.maximum(squares[at], 0) / (2 * count), np.nan)
-    return lags, gamma, count
+    gamma = np.where(count > 0.5, np.maximum(squares[at], 0) / np.maximum(2 * count, 1), 0.0)
+    return lags, gamma, count.round()
 
 
 def _metrics(step: tuple[float, ...]) -> list[np.ndarray]:
@@ -142,18 +162,19 @@ def fit_variogram(
         None where the known pixels do not vary, or are too few.
     """
     lags, gamma, count = empirical_variogram(values, known)
-    channels = gamma.shape[0]
-    with np.errstate(invalid="ignore"):
-        scale = np.nanmean(np.where(count > 50, gamma, np.nan), axis=1) if len(lags) else []
-    scale = np.nan_to_num(np.asarray(scale, float))
+    if len(lags) == 0:
+        return None
+    # few pairs say little; in a tiny image all there is must do
+    count = np.where(count >= min(MIN_PAIRS, count.max() / 4), count, 0.0)
+    scale = (gamma * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)
     varying = scale > 1e-12
     if not varying.any():
         return None
-    shape = np.nanmean(gamma[varying] / scale[varying, None], axis=0)
-    usable = np.isfinite(shape)
-    lags, shape = lags[usable], shape[usable]
-    if len(shape) < 4:
-        return None
+    parts = gamma[varying] / scale[varying, None]
+    total = count[varying].sum(0)
+    usable = total > 0
+    lags = lags[usable]
+    shape = ((parts * count[varying]).sum(0) / np.maximum(total, 1))[usable]
     metrics = _metrics(step)
     distance = [np.linalg.norm(lags @ m.T, axis=-1) for m in metrics]
     # relative errors count, and each ring of lags counts alike
@@ -161,7 +182,7 @@ def fit_variogram(
 
     def solve(count_metrics: int) -> np.ndarray:
         columns = [np.ones(len(shape))]
-        columns += [d**p for d in distance[:count_metrics] for p in POWERS]
+        columns += [term(d, s) for d in distance[:count_metrics] for s in SHAPES]
         return nnls(np.stack(columns, 1) * weight[:, None], shape * weight)[0]
 
     coefficients = directed_share * solve(len(metrics))
@@ -170,11 +191,13 @@ def fit_variogram(
     if not coefficients[1:].any():
         coefficients[2] = 1e-3  # pure nugget: a slope so small that the fill is a local mean
     terms = tuple(
-        (metric, power, float(c))
-        for (metric, power), c in zip(itertools.product(metrics, POWERS), coefficients[1:], strict=True)
+        (metric, form, float(c))
+        for (metric, form), c in zip(
+            itertools.product(metrics, SHAPES), coefficients[1:], strict=True
+        )
         if c > 0
     )
-    return Variogram(float(coefficients[0]), terms, np.where(varying, scale, 0.0)[:channels])
+    return Variogram(float(coefficients[0]), terms, np.where(varying, scale, 0.0))
 
 
 def choose_points(known: np.ndarray, target: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
@@ -197,10 +220,16 @@ def choose_points(known: np.ndarray, target: np.ndarray, limit: int = MAX_POINTS
     thin = np.array([n <= 8 for n in target.shape])
 
     def every(step: int) -> np.ndarray:
-        return np.all([g % (1 if t else step) == 0 for g, t in zip(grid, thin, strict=True)], axis=0)
+        return np.all(
+            [g % (1 if t else step) == 0 for g, t in zip(grid, thin, strict=True)], axis=0
+        )
 
     for near, step in ((3, 2), (3, 3), (3, 4), (2, 5), (2, 7), (2, 10), (1.5, 14), (1, 20)):
-        keep = (away <= near) | ((away <= 4 * near) & every(step)) | ((away <= reach) & every(3 * step))
+        keep = (
+            (away <= near)
+            | ((away <= 4 * near) & every(step))
+            | ((away <= reach) & every(3 * step))
+        )
         points = np.argwhere(keep & known)
         if len(points) <= limit:
             return points
@@ -227,9 +256,7 @@ def krige(
     n = len(points)
     low = np.minimum(points.min(0), targets.min(0))
     extent = np.maximum(points.max(0), targets.max(0)) - low
-    lags = np.stack(
-        np.meshgrid(*(np.arange(-e, e + 1) for e in extent), indexing="ij"), axis=-1
-    )
+    lags = np.stack(np.meshgrid(*(np.arange(-e, e + 1) for e in extent), indexing="ij"), axis=-1)
     table = model(lags).ravel()
     strides = np.cumprod([1, *(2 * extent[:0:-1] + 1)])[::-1]
     code_points, code_targets = (points - low) @ strides, (targets - low) @ strides
@@ -345,7 +372,8 @@ def _fill_blocks(
     low, high = where.min(0), where.max(0) + 1
     pad = int(max(16, np.ceil(np.sqrt(len(where)))))
     box = tuple(
-        slice(max(0, a - pad), min(n, b + pad)) for a, b, n in zip(low, high, want.shape, strict=True)
+        slice(max(0, a - pad), min(n, b + pad))
+        for a, b, n in zip(low, high, want.shape, strict=True)
     )
     side = int((high - low).max())
     ring = int((distance_transform_edt(~want[box]) <= 1.5).sum() - want[box].sum())

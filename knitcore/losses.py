@@ -60,9 +60,9 @@ def pixel_loss(
     """
     error = pixels - reference
     error = error.abs() if norm == "l1" else error**2
-    return (error * known).sum((1, 2)) / (
-        known.sum((1, 2)) if count is None else count
-    ).clamp_min(1)
+    return (error * known).sum((1, 2)) / (known.sum((1, 2)) if count is None else count).clamp_min(
+        1
+    )
 
 
 def consistency_loss(
@@ -102,10 +102,12 @@ def consistency_loss(
             if i == 0 and k == middle:
                 continue
             here = tuple(
-                slice(max(0, -o * scale), n - max(0, o * scale)) for o, n in zip(offset, tile, strict=True)
+                slice(max(0, -o * scale), n - max(0, o * scale))
+                for o, n in zip(offset, tile, strict=True)
             )
             there = tuple(
-                slice(max(0, o * scale), n - max(0, -o * scale)) for o, n in zip(offset, tile, strict=True)
+                slice(max(0, o * scale), n - max(0, -o * scale))
+                for o, n in zip(offset, tile, strict=True)
             )
             error = (entry[i * len(offsets) + k][:, :, *here] - reference[:, :, *there]) ** 2
             if error.numel() == 0:

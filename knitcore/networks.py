@@ -5,6 +5,7 @@ One `torch.baddbmm` a layer serves all members: no loop over them anywhere.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -77,7 +78,7 @@ class PatchMLP(nn.Module):
         self.encoding, self.patch, self.sigmoid = encoding, patch, sigmoid
         sizes = [2 * encoding.frequencies.shape[-1]] + [width] * depth
         self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
         )
         # a small last layer starts the fit at the mean
         self.last = EnsembleLinear(generators, width, math.prod(patch), gain=0.05)
@@ -110,7 +111,7 @@ class Reconstructor(nn.Module):
         self.residual, self.sigmoid = residual, sigmoid
         sizes = [math.prod(patch)] + [width] * depth
         self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
         )
         self.last = EnsembleLinear(generators, width, patch[-1], gain=0.1)
 
@@ -133,7 +134,7 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = [math.prod(patch), width, width, width]
         self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
         )
         self.last = EnsembleLinear(generators, width, 1, gain=1.0)
 

@@ -44,7 +44,9 @@ def blur_known(values: np.ndarray, known: np.ndarray, sd: float) -> tuple[np.nda
     """
     axes = (0,) + (sd,) * (values.ndim - 1)
     share = gaussian_filter(known.astype(np.float32), axes, mode="nearest", truncate=2.5)
-    total = gaussian_filter(np.where(known, values, 0).astype(np.float32), axes, mode="nearest", truncate=2.5)
+    total = gaussian_filter(
+        np.where(known, values, 0).astype(np.float32), axes, mode="nearest", truncate=2.5
+    )
     return total / np.maximum(share, 1e-3), share
 
 
@@ -118,7 +120,9 @@ def make_pyramid(
 
     def flat(stack: list[np.ndarray]) -> torch.Tensor:
         padded = np.stack([np.pad(a.astype(np.float32), widths) for a in stack])
-        return torch.from_numpy(padded.reshape(len(stack), values.shape[0], -1).transpose(2, 0, 1).copy())
+        return torch.from_numpy(
+            padded.reshape(len(stack), values.shape[0], -1).transpose(2, 0, 1).copy()
+        )
 
     padded_shape = [n + 2 * pad for n in values.shape[1:]]
     strides = tuple(int(np.prod(padded_shape[d + 1 :])) for d in range(len(padded_shape)))

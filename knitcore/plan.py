@@ -82,7 +82,9 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
         for cell_box in _cells(tuple(slice(0, n) for n in hole.shape), SHALLOW_CELL):
             tight = _tighten(shallow[cell_box], cell_box)
             if tight is not None:
-                regions.append(Region(_grow(tight, margin, hole.shape), tight, False, recipe.knit_depth))
+                regions.append(
+                    Region(_grow(tight, margin, hole.shape), tight, False, recipe.knit_depth)
+                )
     return regions, deep
 
 
@@ -127,17 +129,20 @@ def _overlap(a: tuple[slice, ...], b: tuple[slice, ...]) -> bool:
 
 
 def _merge(regions: list[Region], limit: int) -> list[Region]:
-    """Join regions that overlap so far that one fit is no dearer than two."""
+    """Join regions that overlap so far that one fit is no dearer than two, and no longer than a piece."""
     waiting, done = list(regions), []
     while waiting:
         region = waiting.pop()
         for other in waiting:
             box = _join(region.box, other.box)
+            inner = _join(region.inner, other.inner)
+            depth = max(region.depth, other.depth)
             parts = _volume(region.box) + _volume(other.box)
-            if _overlap(region.box, other.box) and _volume(box) <= min(limit, 1.1 * parts):
+            short = max(s.stop - s.start for s in inner) <= max(DEEP_CELL, 4 * math.ceil(depth))
+            cheap = _volume(box) <= min(limit, 1.1 * parts)
+            if short and cheap and _overlap(region.box, other.box):
                 waiting.remove(other)
-                inner = _join(region.inner, other.inner)
-                waiting.append(Region(box, inner, True, max(region.depth, other.depth)))
+                waiting.append(Region(box, inner, True, depth))
                 break
         else:
             done.append(region)

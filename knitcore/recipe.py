@@ -86,7 +86,7 @@ class Inpaint(BaseModel):
         description="Where the fit runs: auto, cpu, cuda, cuda:1 or mps.",
     )
     ensemble: int = Field(4, ge=1, le=64, description="Networks fitted side by side and averaged.")
-    steps: int = Field(400, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
+    steps: int = Field(200, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
 
     # mask
     mask_label: int | None = Field(
@@ -156,7 +156,10 @@ class Inpaint(BaseModel):
         "pixel", description="Fourier scale counts cycles per pixel, or per image side."
     )
     fourier_scales: tuple[PositiveFloat, ...] = Field(
-        (0.01,), min_length=1, max_length=64, description="Fourier scale of each member, repeated."
+        (0.004, 0.006, 0.008, 0.012),
+        min_length=1,
+        max_length=64,
+        description="Fourier scale of each member, repeated.",
     )
     directed: bool = Field(
         True,

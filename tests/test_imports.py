@@ -33,6 +33,7 @@ ORDER = (
     "kriging",
     "harmonic",
     "patches",
+    "tiles",
     "networks",
     "losses",
     "device",

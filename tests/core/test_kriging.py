@@ -31,7 +31,7 @@ def test_empirical_variogram_leaves_out_unknown_pixels():
 
 
 def test_kriging_returns_a_known_point_exactly():
-    model = Variogram(0.0, ((np.eye(2), 1.0, 1.0),), np.ones(1))
+    model = Variogram(0.0, ((np.eye(2), (1.0, 0.0), 1.0),), np.ones(1))
     points = np.array([[0, 0], [0, 4], [3, 1]])
     mean, sd = krige(np.array([[1.0, 2.0, 5.0]]), points, points, model)
     np.testing.assert_allclose(mean[0], [1, 2, 5], atol=1e-4)
@@ -40,7 +40,7 @@ def test_kriging_returns_a_known_point_exactly():
 
 def test_kriging_between_two_points_on_a_line_is_linear():
     """For the variogram |h| in one dimension the best linear guess is linear interpolation."""
-    model = Variogram(0.0, ((np.eye(2), 1.0, 1.0),), np.ones(1))
+    model = Variogram(0.0, ((np.eye(2), (1.0, 0.0), 1.0),), np.ones(1))
     mean, sd = krige(
         np.array([[0.0, 8.0]]), np.array([[0, 0], [0, 8]]), np.array([[0, 2], [0, 4]]), model
     )

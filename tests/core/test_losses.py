@@ -44,7 +44,10 @@ def test_patch_loss_without_any_valid_entry_is_zero():
 @pytest.mark.parametrize(("norm", "expected"), [("l1", 2.0), ("l2", 4.0)])
 def test_pixel_loss_norms(norm, expected):
     pixels = torch.full((3, 4, 1), 2.0)
-    assert pixel_loss(pixels, torch.zeros(1, 4, 1), torch.ones(1, 4, 1), norm).tolist() == [expected] * 3
+    assert (
+        pixel_loss(pixels, torch.zeros(1, 4, 1), torch.ones(1, 4, 1), norm).tolist()
+        == [expected] * 3
+    )
 
 
 def test_consistency_is_zero_for_patches_of_one_image():
@@ -63,9 +66,9 @@ def test_consistency_of_one_wrong_entry():
 
 def test_consistency_over_passes_equals_the_whole_region():
     """Halo and core weights make the sum over tiles the exact full-batch loss."""
-    from knitcore.fit import step_batches
     from knitcore.patches import make_pyramid
     from knitcore.recipe import make_recipe
+    from knitcore.tiles import step_batches
 
     shape = (40, 33)
     generator = torch.Generator().manual_seed(1)

@@ -66,6 +66,6 @@ def test_directed_features_vary_across_the_direction_only():
 def test_sigmoid_output_stays_between_zero_and_one():
     patch_mlp, reconstructor = knit(0, sigmoid=True, residual=False)
     patches = patch_mlp(1e3 * torch.rand(50, 2))
-    assert 0 <= patches.min()
+    assert patches.min() >= 0
     assert patches.max() <= 1
-    assert 0 <= reconstructor(patches).min()
+    assert reconstructor(patches).min() >= 0
