@@ -263,7 +263,7 @@ def _folder(out: str | None, many: bool) -> Path | None:
 
 def _name(image: Path) -> str:
     stem, suffix = split_suffix(image)
-    if Path(suffix).suffix.lower() in (".jpg", ".jpeg"):
+    if suffix.lower() in (".jpg", ".jpeg"):
         suffix = ".png"
     elif not suffix.lower().endswith(WRITABLE):
         suffix = ".tif"

@@ -39,7 +39,7 @@ def check(ctx: click.Context, files: tuple[str, ...]) -> None:
             click.echo(f"{shown(file)}: valid")
         except RecipeError as error:
             wrong += 1
-            click.echo(f"Error: {shown(error)}", err=True)
+            click.echo(f"Error: {shown(error, lines=True)}", err=True)
     ctx.exit(USAGE if wrong else 0)
 
 
@@ -113,7 +113,7 @@ def _load(file: str) -> Inpaint:
     try:
         return load_recipe(file)
     except RecipeError as error:
-        raise WrongPlan(shown(error)) from None
+        raise WrongPlan(shown(error, lines=True)) from None
 
 
 def _yaml(recipe: Inpaint) -> str:

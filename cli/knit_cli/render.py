@@ -13,19 +13,21 @@ import click
 from knitcore.events import Event, Note, Progress
 
 
-def shown(text: Any) -> str:
+def shown(text: Any, *, lines: bool = False) -> str:
     """A path or message as safe to print: control characters and stray bytes escaped.
 
     Parameters
     ----------
     text : object
+    lines : bool
+        Let line ends through.
 
     Returns
     -------
     str
     """
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode()
         for c in str(text)
     )
 
@@ -56,7 +58,7 @@ class Terminal:
 
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[stage]}", markup=False, style="dim"),
@@ -79,7 +81,7 @@ class Terminal:
                 self.say("Warning" if event.level == "warning" else "Note", event.text)
         elif isinstance(event, Progress) and self._bar is not None:
             losses = {k: v for k, v in event.losses.items() if math.isfinite(v)}
-            loss = "".join(f"  {name} {value:.2g}" for name, value in list(losses.items())[:2])
+            loss = "".join(f"  {name} {value:.2g}" for name, value in list(losses.items())[:1])
             left = "" if math.isnan(event.remaining) else f"{_clock(event.remaining)} left"
             self._bar.update(
                 self._task, completed=event.fraction, stage=event.stage + loss, left=left

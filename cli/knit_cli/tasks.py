@@ -105,7 +105,7 @@ def inpaint(ctx: click.Context, inputs: tuple[str, ...], **values: Any) -> None:
     try:
         recipe, record, jobs = _prepare(inputs, values, terminal)
     except RecipeError as error:
-        raise WrongPlan(shown(error)) from None
+        raise WrongPlan(shown(error, lines=True)) from None
     outcomes: list[dict[str, Any]] = []
     code = 0
     try:

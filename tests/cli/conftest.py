@@ -1,0 +1,50 @@
+"""A folder with an image and its mask, and a shell to run `knit` in."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+from click.testing import CliRunner
+
+from knit_cli.main import cli
+
+QUICK = ("--steps", "3", "--ensemble", "1", "--frequencies", "8", "--width", "8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder: cells.tif (ImageJ, 0.5 micron), dust.png, and a record of neither."""
+    ramp = np.add.outer(np.arange(32), np.arange(40)) * 100
+    ramp = np.uint16(ramp + np.random.default_rng(0).integers(0, 300, ramp.shape))
+    ramp[0, 0] = 0
+    tifffile.imwrite(
+        tmp_path / "cells.tif", ramp, imagej=True, resolution=(2, 2), metadata={"unit": "um"}
+    )
+    hole = np.zeros(ramp.shape, np.uint8)
+    hole[10:18, 12:20] = 255
+    PIL.Image.fromarray(hole).save(tmp_path / "dust.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def knit():
+    """Run `knit` in this process; `inpaint` with few steps."""
+
+    def run(*words, code=0):
+        words = [str(word) for word in words]
+        if words[0] == "inpaint" and "--recipe" not in words:
+            words[1:1] = QUICK
+        result = CliRunner().invoke(cli, words, prog_name="knit", catch_exceptions=False)
+        assert result.exit_code == code, result.stderr + result.stdout
+        return result
+
+    return run
+
+
+@pytest.fixture
+def record(folder):
+    """Read a record of the working folder."""
+    return lambda name: json.loads((folder / f"{name}.knit.json").read_text())
