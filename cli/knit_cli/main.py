@@ -148,15 +148,19 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except Stopped as stop:
         code = stop.code
-    except BrokenPipeError:
-        # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         click.echo(f"Error: {internal(error)}", err=True)
         code = FAILED
-    sys.exit(code if isinstance(code, int) else DONE)
+    code = code if isinstance(code, int) else DONE
+    if "torch" in sys.modules:
+        # unloading torch takes a second or two, which nobody needs to wait for
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def internal(error: Exception) -> str:

@@ -123,4 +123,6 @@ def _yaml(recipe: Inpaint) -> str:
 def _yaml_line(name: str, value: Any) -> str:
     import yaml
 
-    return yaml.safe_dump({name: value}, default_flow_style=None, allow_unicode=True, width=1000)
+    if isinstance(value, list):
+        return f"{name}: {value}\n"
+    return yaml.safe_dump({name: value}, default_flow_style=False, allow_unicode=True, width=1000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -130,6 +132,9 @@ def inpaint(ctx: click.Context, inputs: tuple[str, ...], **values: Any) -> None:
     except _Abort as error:
         terminal.say("Error", str(error))
         code = SURROUNDINGS
+    except BrokenPipeError:  # whoever read our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ctx.exit(code if len(outcomes) == len(jobs) else FAILED)
     if len(jobs) > 1 and (code or not values["quiet"]):
         click.echo(summary(outcomes, len(jobs)), err=True)
     ctx.exit(code)

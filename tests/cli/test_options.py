@@ -1,0 +1,129 @@
+"""Options and recipes are one thing; the pages say what the program does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from knit_cli.docs import document
+from knit_cli.main import COMMANDS, cli
+from knit_cli.options import FLAGS
+from knit_cli.tasks import inpaint
+from knitcore.recipe import PRESETS, Inpaint, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_field_of_the_recipe_is_an_option_with_its_text(knit):
+    options = {param.name: param for param in inpaint.params}
+    page = " ".join(knit("recipe", "defaults").stdout.split())
+    for name, field in Inpaint.model_fields.items():
+        if name == "task":
+            continue
+        assert options[name].help.startswith(field.description)
+        assert FLAGS.get(name, "--" + name.replace("_", "-")) in options[name].opts
+        assert f"# {field.description}" in page
+
+
+def test_options_reach_the_recipe(folder, knit, record):
+    knit(
+        *("inpaint", "cells.tif", "--mask", "value=0", "--preset", "paper"),
+        *("--scales", "1,3", "--no-discriminator", "--rate", "0.002", "--network-output", "linear"),
+        *("--region", "hole", "--knit-depth", 99, "--start", "harmonic", "--fourier-scales", "0.5"),
+    )
+    kept = record("cells_inpainted.tif")["recipe"]
+    assert kept["preset"] == "paper"
+    assert kept["scales"] == [1, 3]
+    assert kept["discriminator"] is False
+    assert kept["rate"] == 0.002
+    assert kept["output"] == "linear"
+    assert kept["fourier_scales"] == [0.5]
+    assert kept["pixel_loss"] == PRESETS["inpaint"]["paper"]["pixel_loss"]
+
+
+def test_options_take_precedence_over_the_recipe_file(folder, knit, record):
+    (folder / "run.yaml").write_text("seed: 3\nsteps: 7\nknit_depth: 99\ninvert_mask: true\n")
+    words = ("inpaint", "cells.tif", "--mask", "value=0", "--recipe", "run.yaml")
+    knit(*words, "--seed", 4, "--no-invert-mask")
+    kept = record("cells_inpainted.tif")["recipe"]
+    assert (kept["seed"], kept["steps"], kept["invert_mask"]) == (4, 7, False)
+
+
+def test_a_preset_does_not_change_a_record(folder, knit):
+    knit("inpaint", "cells.tif", "--mask", "value=0", "-o", "one.tif")
+    words = ("inpaint", "cells.tif", "--recipe", "one.tif.knit.json", "-o", "two.tif")
+    said = knit(*words, "--preset", "paper", code=2)
+    assert "gives every field by itself" in said.stderr
+
+
+def test_help_of_the_group_names_every_command(knit):
+    page = knit("--help").stdout
+    for name, (_, text) in COMMANDS.items():
+        assert name in page
+        assert text in page
+        assert cli.get_command(None, name).name == name
+    assert "No such command 'inpant'" in knit("inpant", code=2).stderr
+
+
+def test_the_documentation_is_the_help():
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == document(), "run: python -m knit_cli.docs > docs/cli.md"
+
+
+# knit recipe
+
+
+@pytest.mark.parametrize("preset", PRESETS["inpaint"])
+def test_defaults_are_a_recipe(folder, knit, preset):
+    (folder / "run.yaml").write_text(knit("recipe", "defaults", "--preset", preset).stdout)
+    assert load_recipe("run.yaml") == Inpaint(preset=preset)
+
+
+def test_show_gives_every_setting(folder, knit):
+    (folder / "run.yaml").write_text("preset: paper\nseed: 3\n")
+    fields = yaml.safe_load(knit("recipe", "show", "run.yaml").stdout)
+    assert set(fields) == {"recipe_version", *Inpaint.model_fields}
+    assert fields["seed"] == 3
+    assert fields["width"] == 256
+
+
+def test_check_tells_what_is_wrong_where(folder, knit):
+    (folder / "good.yaml").write_text("seed: 3\n")
+    (folder / "bad.yaml").write_text("seed: 3\nstepz: 1\nmargin: wide\n")
+    assert knit("recipe", "check", "good.yaml").stdout == "good.yaml: valid\n"
+    said = knit("recipe", "check", "good.yaml", "bad.yaml", code=2)
+    assert "bad.yaml, line 2: unknown key `stepz`" in said.stderr
+    assert "bad.yaml, line 3: `margin`" in said.stderr
+    assert "cannot read" in knit("recipe", "show", "none.yaml", code=2).stderr
+
+
+def test_the_schema_is_json(knit):
+    schema = json.loads(knit("recipe", "schema").stdout)
+    assert set(schema["properties"]) == set(Inpaint.model_fields)
+
+
+def test_recipes_are_handled_without_torch(folder):
+    (folder / "run.yaml").write_text("seed: 3\n")
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'cli')!r}]\n"
+        "from knit_cli.main import cli\n"
+        "cli(['recipe', 'check', 'run.yaml'], standalone_mode=False)\n"
+        "heavy = {'torch', 'scipy', 'skimage', 'napari'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# knit info
+
+
+def test_info(knit):
+    page = knit("info").stdout
+    assert "torch" in page
+    assert "cpu" in page
+    facts = json.loads(knit("info", "--json").stdout)
+    assert "cpu" in facts["devices"]
+    assert facts["threads"] >= 1

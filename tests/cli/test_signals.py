@@ -1,0 +1,172 @@
+"""Stopping a run from outside: real processes, real signals, a real terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "1000000", "--ensemble", "1")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
+
+
+def start(*words, **streams):
+    """`knit` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "knit_cli", *words],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]),
+            "OMP_NUM_THREADS": "1",
+            "TERM": "xterm",
+        },
+        **streams,
+    )
+
+
+class Terminal:
+    """The screen that stderr of a process is shown on."""
+
+    def __init__(self):
+        self.screen, self.side = os.openpty()
+        self.seen = b""
+
+    def wait_for(self, text):
+        while text not in self.seen:
+            self.seen += os.read(self.screen, 4096)
+
+    def rest(self):
+        os.close(self.side)
+        try:
+            while block := os.read(self.screen, 4096):
+                self.seen += block
+        except OSError:  # the other side is closed
+            pass
+        os.close(self.screen)
+        return self.seen.decode()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "stopped"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 143, "terminated"),
+    ],
+)
+def test_a_signal_in_mid_fit_leaves_nothing_behind(folder, number, code, word):
+    terminal = Terminal()
+    before = sorted(os.listdir(folder))
+    with start(*LONG, stdout=subprocess.PIPE, stderr=terminal.side) as process:
+        terminal.wait_for(b": fit")
+        process.send_signal(number)
+        assert process.wait(30) == code
+        assert process.stdout.read() == b""
+    shown = terminal.rest()
+    assert word in shown
+    assert "Traceback" not in shown
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_a_signal_while_torch_is_loading(folder):
+    terminal = Terminal()
+    with start(*LONG, stdout=subprocess.DEVNULL, stderr=terminal.side) as process:
+        terminal.wait_for(b"load torch")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert "Traceback" not in terminal.rest()
+
+
+def test_files_done_before_the_signal_stay(folder):
+    from PIL import Image
+
+    (folder / "masks").mkdir()
+    Image.new("L", (40, 32)).save(folder / "masks" / "aaa.png")
+    (folder / "aaa.tif").write_bytes((folder / "cells.tif").read_bytes())
+    (folder / "dust.png").rename(folder / "masks" / "cells.png")
+    terminal = Terminal()
+    words = ("inpaint", "aaa.tif", "cells.tif", "--mask", "masks", *LONG[4:])
+    with start(*words, stdout=subprocess.PIPE, stderr=terminal.side) as process:
+        terminal.wait_for(b": fit")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stdout.read().startswith(b"aaa.tif -> aaa_inpainted.tif")
+    assert "done 1 · failed 0 · not started 1" in terminal.rest()
+    assert (folder / "aaa_inpainted.tif").exists()
+    assert not (folder / "cells_inpainted.tif").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder):
+    done = subprocess.run(
+        f"{sys.executable} -m knit_cli inpaint cells.tif --mask value=0 | true; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert (folder / "cells_inpainted.tif").exists()
+
+
+def test_without_a_terminal_there_is_no_bar(folder):
+    words = ("inpaint", "cells.tif", "--mask", "value=0")
+    with start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out.decode().startswith("cells.tif -> cells_inpainted.tif: 1 pixel filled")
+    assert err == b""
+
+
+@pytest.mark.parametrize("option", ["--quiet", None])
+def test_the_bar_shows_the_stage_and_the_time_left(folder, option):
+    terminal = Terminal()
+    words = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "60", "--ensemble", "1")
+    words += (option,) if option else ()
+    with start(*words, stdout=subprocess.DEVNULL, stderr=terminal.side) as process:
+        assert process.wait(60) == 0
+    shown = terminal.rest()
+    if option:
+        assert shown == ""
+    else:
+        assert "cells.tif" in shown
+        assert "region 1 of 1" in shown
+        assert " left" in shown
+        assert "100%" in shown
+
+
+def test_an_unwritable_stdout_does_not_hide_the_result(folder):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with (
+        open("/dev/full", "w") as full,
+        start(
+            "inpaint", "cells.tif", "--mask", "value=0", stdout=full, stderr=subprocess.PIPE
+        ) as p,
+    ):
+        _, err = p.communicate(timeout=60)
+    assert b"Traceback" not in err
+    assert (folder / "cells_inpainted.tif").exists()
+
+
+def test_faults_of_the_program_are_one_line_unless_debugged(folder):
+    code = (
+        "import knitcore.files, knit_cli.main\n"
+        "knitcore.files.read_image = None\n"
+        "knit_cli.main.main()"
+    )
+    words = ["inpaint", "cells.tif", "--mask", "value=0"]
+    for extra in ([], ["--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, *extra],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "Error: cells.tif: unexpected TypeError" in done.stderr
+        assert ("Traceback" in done.stderr) == bool(extra)
