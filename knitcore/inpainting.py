@@ -442,7 +442,10 @@ def _record(
     """Everything needed to repeat the run, JSON-ready."""
     from knitcore.device import device_name
 
-    image, filled = run.image, int(run.hole.sum())
+    image = run.image
+    # the samples of a pixel are filled together: count pixels, not colours
+    pixels = run.hole[..., 0] if image.axes.endswith("S") else run.hole
+    filled = int(np.count_nonzero(pixels))
     threads = 0
     if device is not None:
         import torch
@@ -472,7 +475,7 @@ def _record(
         "mask": {
             "sha256": array_hash(run.hole),
             "filled": filled,
-            "fraction": filled / max(1, run.hole.size),
+            "fraction": filled / max(1, pixels.size),
         },
         "regions": regions,
         "parameters": run.parameters,
