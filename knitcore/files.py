@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from knitcore.axes import Image, as_image
+from knitcore.axes import Image
 from knitcore.errors import FileError
 from knitcore.events import Note
+from knitcore.pictures import has_imagecodecs, read_npy, read_picture, write_png
 from knitcore.result import Result
 from knitcore.tiff import read_tiff, write_tiff
 
@@ -165,8 +166,8 @@ def _read(
     if kind == "tiff":
         return read_tiff(path, guard=guard, note=note, allow_damaged=allow_damaged, indices=indices)
     if kind == "npy":
-        return _read_npy(path, guard)
-    return _read_picture(path, kind, guard, note, indices)
+        return read_npy(path, guard)
+    return read_picture(path, kind, guard, note, indices)
 
 
 def _kind(path: Path) -> tuple[str, int]:
@@ -220,107 +221,6 @@ def _free_memory() -> int | None:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
-
-
-def _read_npy(path: Path, guard: Callable[[tuple[int, ...], np.dtype], None]) -> Image:
-    try:
-        with path.open("rb") as handle:
-            major = np.lib.format.read_magic(handle)[0]
-            header = np.lib.format.read_array_header_1_0
-            if major > 1:
-                header = np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(handle)
-        if dtype.hasobject:
-            raise FileError(f"{path}: holds Python objects, not numbers; save plain numbers")
-        guard(shape, dtype)
-        data = np.load(path, allow_pickle=False)
-    except (FileError, MemoryError):
-        raise
-    except Exception as error:
-        raise FileError(f"{path}: the file is cut short or damaged ({error})") from None
-    if not data.dtype.isnative:
-        data = data.astype(data.dtype.newbyteorder("="))
-    image = as_image(data, name=path.name)
-    return replace(image, extra={"path": str(path), "format": "npy"})
-
-
-def _read_picture(
-    path: Path,
-    kind: str,
-    guard: Callable[[tuple[int, ...], np.dtype], None],
-    note: Callable[[Note], Any],
-    indices: bool,
-) -> Image:
-    """PNG and JPEG."""
-    import PIL.Image
-    import PIL.ImageOps
-
-    depth, colour = _png_header(path) if kind == "png" else (8, None)
-    extra: dict[str, Any] = {"path": str(path), "format": kind}
-    # our own guard, with its option, stands in for Pillow's fixed limit
-    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-    try:
-        with PIL.Image.open(path, formats=["PNG" if kind == "png" else "JPEG"]) as picture:
-            deep = kind == "png" and depth == 16
-            dtype = np.dtype(np.uint16 if deep else np.uint8)
-            guard((picture.height, picture.width, len(picture.getbands())), dtype)
-            if getattr(picture, "n_frames", 1) > 1 and kind == "png":
-                raise FileError(f"{path}: an animated PNG; save one frame on its own")
-            for key in ("dpi", "icc_profile"):
-                if picture.info.get(key):
-                    extra[key] = picture.info[key]
-            if deep and colour != 0:
-                data = _deep_png(path)
-            elif picture.mode == "CMYK":
-                raise FileError(f"{path}: CMYK colours; convert the image to RGB")
-            elif picture.mode == "P" and not indices:
-                clear = "transparency" in picture.info
-                note(Note(f"{path.name}: a palette image; converted to RGB"))
-                data = np.asarray(picture.convert("RGBA" if clear else "RGB"))
-            else:
-                if kind == "jpeg" and picture.getexif().get(0x0112, 1) != 1:
-                    note(Note(f"{path.name}: turned upright, as its EXIF orientation says"))
-                    data = np.asarray(PIL.ImageOps.exif_transpose(picture))
-                else:
-                    data = np.asarray(picture)
-                if "transparency" in picture.info:
-                    note(Note(f"{path.name}: its transparent colour is not kept", "warning"))
-    except (FileError, MemoryError):
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error
-        raise FileError(f"{path}: the file is cut short or damaged ({error})") from None
-    finally:
-        PIL.Image.MAX_IMAGE_PIXELS = limit
-    if deep:
-        data = data.astype(np.uint16)  # Pillow may give I;16 as int32
-    if indices and colour == 0 and depth in (2, 4):
-        data = data // (255 // (2**depth - 1))  # labels, not greys
-    if kind == "jpeg":
-        note(Note(f"{path.name}: JPEG is lossy, so its artefacts count as image"))
-    axes = "YXS" if data.ndim == 3 else "YX"
-    alpha = data.ndim == 3 and data.shape[-1] in (2, 4)
-    return Image(np.array(data), axes, alpha=alpha, name=path.name, extra=extra)
-
-
-def _png_header(path: Path) -> tuple[int, int]:
-    """Bit depth and colour type."""
-    with path.open("rb") as handle:
-        head = handle.read(26)
-    if len(head) < 26:
-        raise FileError(f"{path}: the file is cut short or damaged (no PNG header)")
-    return head[24], head[25]
-
-
-def _deep_png(path: Path) -> np.ndarray:
-    # Pillow would silently halve 16 bits a sample to 8
-    try:
-        from imagecodecs import png_decode
-    except ImportError:
-        raise FileError(
-            f"{path}: 16-bit colour PNG needs imagecodecs: pip install imagecodecs, "
-            "or save the image as TIFF"
-        ) from None
-    return np.asarray(png_decode(path.read_bytes()))
 
 
 def record_path(path: str | Path) -> Path:
@@ -489,7 +389,7 @@ def check_writable(image: Image, path: Path, *, overwrite: bool = False) -> None
             raise FileError(f"{path}: PNG cannot hold {image.dtype}; choose .tif or .npy")
         if planes or (image.axes.endswith("S") and image.shape[-1] > 4):
             raise FileError(f"{path}: PNG holds one plane, not axes {image.axes}; choose .tif")
-        if image.axes.endswith("S") and image.dtype == np.uint16 and not _has_imagecodecs():
+        if image.axes.endswith("S") and image.dtype == np.uint16 and not has_imagecodecs():
             raise FileError(
                 f"{path}: 16-bit colour PNG needs imagecodecs: pip install imagecodecs, "
                 "or choose .tif"
@@ -509,12 +409,6 @@ def _check_place(path: Path, overwrite: bool) -> None:
         raise FileError(f"{path}: the folder {path.parent} does not exist")
     if not overwrite and os.path.lexists(path):
         raise FileError(f"{path}: exists; use --overwrite, or choose another name")
-
-
-def _has_imagecodecs() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("imagecodecs") is not None
 
 
 Writer = Callable[[BinaryIO], None]
@@ -597,21 +491,8 @@ def _writer(image: Image, path: Path) -> Writer:
     if suffix.lower() == ".npy":
         return lambda handle: np.save(handle, np.asarray(image.data), allow_pickle=False)
     if suffix.lower() == ".png":
-        return lambda handle: _write_png(handle, image)
+        return lambda handle: write_png(handle, image)
     return lambda handle: write_tiff(handle, image, ome=suffix.lower().startswith(".ome"))
-
-
-def _write_png(handle: BinaryIO, image: Image) -> None:
-    import PIL.Image
-
-    data = np.ascontiguousarray(image.data)
-    if data.dtype == np.uint16 and data.ndim == 3:
-        from imagecodecs import png_encode
-
-        handle.write(png_encode(data))
-        return
-    kept = {key: image.extra[key] for key in ("dpi", "icc_profile") if key in image.extra}
-    PIL.Image.fromarray(data).save(handle, format="PNG", **kept)
 
 
 def _checker(image: Image, path: Path) -> Checker:
@@ -628,7 +509,7 @@ def _checker(image: Image, path: Path) -> Checker:
             if suffix == ".npy":
                 return same(np.load(part, mmap_mode="r", allow_pickle=False), data)
             if suffix == ".png":
-                picture = _read_picture(part, "png", lambda *_: None, lambda _: None, False)
+                picture = read_picture(part, "png", lambda *_: None, lambda _: None, False)
                 return same(picture.data, data)
             from tifffile import TiffFile
 

@@ -24,7 +24,7 @@ from knitcore.axes import (
 from knitcore.errors import Cancelled, InputError
 from knitcore.events import CancelToken, Event, Note, Preview, Progress, drain
 from knitcore.harmonic import harmonic_fill
-from knitcore.kriging import fit_variogram, kriging_fill
+from knitcore.kriging import fit_variograms, kriging_fill
 from knitcore.masks import resolve_mask
 from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, recipe_fields
@@ -297,9 +297,7 @@ def _fill_region(
 
     from knitcore.fit import Target, fit_region
 
-    model = (
-        fit_variogram(values, known, layout.step, directed_share=1.0) if recipe.directed else None
-    )
+    models = fit_variograms(values, known, layout.step, (1.0,)) if recipe.directed else []
     weight = np.where(known, 1.0, recipe.anchor).astype(np.float32)
     work = Target(
         values=np.where(weight > 0, start, 0).astype(np.float32),
@@ -307,7 +305,7 @@ def _fill_region(
         want=target,
         step=layout.step,
         key=f"{plane}{[(s.start, s.stop) for s in region.box]}",
-        directions=model.directions(DIRECTION_LAG) if model is not None else (),
+        directions=models[0].directions(DIRECTION_LAG) if models else (),
     )
     assert device is not None
     clock = time.monotonic()

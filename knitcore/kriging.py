@@ -11,10 +11,12 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
 
@@ -23,7 +25,8 @@ MIN_PAIRS = 50
 LAG_REACH = 12  # lags beyond this say little about the few pixels next to a hole
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
-DIRECTED_SHARE = 0.5  # share of the stretched model: the round one keeps a wrong direction harmless
+DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
+EVIDENCE_POINTS = 1000  # known pixels by which they are compared
 
 
 @dataclass(frozen=True)
@@ -140,36 +143,36 @@ def _metrics(step: tuple[float, ...]) -> list[np.ndarray]:
     return found
 
 
-def fit_variogram(
+def fit_variograms(
     values: np.ndarray,
     known: np.ndarray,
     step: tuple[float, ...],
-    directed_share: float = DIRECTED_SHARE,
-) -> Variogram | None:
-    """Fit a variogram to the known pixels by non-negative least squares.
+    shares: tuple[float, ...] = DIRECTED_SHARES,
+) -> list[Variogram]:
+    """Fit variograms to the known pixels by non-negative least squares, from round to directed.
 
     Parameters
     ----------
     values, known : ndarray, shape (C, *spatial)
     step : tuple of float
         Relative pixel size along each spatial axis.
-    directed_share : float
-        Weight of the fit that may be stretched; the rest is the round fit.
+    shares : tuple of float
+        For each model, the weight of the fit that may be stretched; the rest is the round fit.
 
     Returns
     -------
-    Variogram or None
-        None where the known pixels do not vary, or are too few.
+    list of Variogram
+        One a share; empty where the known pixels do not vary, or are too few.
     """
     lags, gamma, count = empirical_variogram(values, known)
     if len(lags) == 0:
-        return None
+        return []
     # few pairs say little; in a tiny image all there is must do
     count = np.where(count >= min(MIN_PAIRS, count.max() / 4), count, 0.0)
     scale = (gamma * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)
     varying = scale > 1e-12
     if not varying.any():
-        return None
+        return []
     parts = gamma[varying] / scale[varying, None]
     total = count[varying].sum(0)
     usable = total > 0
@@ -179,25 +182,86 @@ def fit_variogram(
     distance = [np.linalg.norm(lags @ m.T, axis=-1) for m in metrics]
     # relative errors count, and each ring of lags counts alike
     weight = 1 / np.maximum(shape, 1e-4) / np.sqrt(np.linalg.norm(lags, axis=-1))
-
-    def solve(count_metrics: int) -> np.ndarray:
-        columns = [np.ones(len(shape))]
-        columns += [term(d, s) for d in distance[:count_metrics] for s in SHAPES]
-        return nnls(np.stack(columns, 1) * weight[:, None], shape * weight)[0]
-
-    coefficients = directed_share * solve(len(metrics))
-    round_fit = (1 - directed_share) * solve(1)
-    coefficients[: len(round_fit)] += round_fit
-    if not coefficients[1:].any():
-        coefficients[2] = 1e-3  # pure nugget: a slope so small that the fill is a local mean
-    terms = tuple(
-        (metric, form, float(c))
-        for (metric, form), c in zip(
-            itertools.product(metrics, SHAPES), coefficients[1:], strict=True
+    columns = [np.ones(len(shape))] + [term(d, s) for d in distance for s in SHAPES]
+    table, right = np.stack(columns, 1) * weight[:, None], shape * weight
+    directed = nnls(table, right)[0]
+    plain = np.zeros_like(directed)
+    plain[: 1 + len(SHAPES)] = nnls(table[:, : 1 + len(SHAPES)], right)[0]
+    found = []
+    for share in shares:
+        coefficients = share * directed + (1 - share) * plain
+        if not coefficients[1:].any():
+            coefficients[1] = 1e-3  # pure nugget: a slope so small that the fill is a local mean
+        terms = tuple(
+            (metric, form, float(c))
+            for (metric, form), c in zip(
+                itertools.product(metrics, SHAPES), coefficients[1:], strict=True
+            )
+            if c > 0
         )
-        if c > 0
-    )
-    return Variogram(float(coefficients[0]), terms, np.where(varying, scale, 0.0))
+        found.append(Variogram(float(coefficients[0]), terms, np.where(varying, scale, 0.0)))
+    return found
+
+
+def restricted_likelihood(values: np.ndarray, points: np.ndarray, model: Variogram) -> float:
+    """Log-likelihood of known pixels under a variogram, its scale and their mean left free.
+
+    Patterson and Thompson 1971 (doi:10.1093/biomet/58.3.545): the evidence by which the models of
+    `fit_variograms` are compared.
+
+    Parameters
+    ----------
+    values : ndarray, shape (C, n)
+    points : ndarray of int, shape (n, D)
+    model : Variogram
+
+    Returns
+    -------
+    float
+        Up to a constant; -inf where the model is not positive definite to working precision.
+    """
+    gamma = lag_table(points, points, model)(points, points)
+    covariance = gamma.max() - gamma
+    covariance[np.diag_indices(len(points))] += 1e-6 * gamma.max()
+    try:
+        factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return -np.inf
+    right = np.concatenate([values.T, np.ones((len(points), 1))], axis=1)
+    solved = cho_solve(factor, right, check_finite=False)
+    ones = solved[:, -1].sum()
+    log_determinant = 2 * np.log(np.diag(factor[0])).sum() + np.log(ones)
+    free = len(points) - 1
+    squares = (values.T * solved[:, :-1]).sum(0) - solved[:, :-1].sum(0) ** 2 / ones
+    return float(-0.5 * (free * np.log(np.maximum(squares, 1e-12)) + log_determinant).sum())
+
+
+def choose_variogram(
+    values: np.ndarray, known: np.ndarray, target: np.ndarray, step: tuple[float, ...]
+) -> Variogram | None:
+    """The fitted variogram under which the pixels round the target are likeliest.
+
+    Parameters
+    ----------
+    values, known : ndarray, shape (C, *spatial)
+    target : ndarray of bool, shape (*spatial)
+    step : tuple of float
+        Relative pixel size along each spatial axis.
+
+    Returns
+    -------
+    Variogram or None
+        None where the known pixels do not vary.
+    """
+    models = fit_variograms(values, known, step)
+    if len(models) < 2:
+        return models[0] if models else None
+    channels = np.flatnonzero(models[0].channel_scale > 0)
+    points = choose_points(known[channels].all(0), target, EVIDENCE_POINTS)
+    if len(points) < 10:
+        return models[len(models) // 2]
+    near = values[channels][(slice(None), *points.T)]
+    return max(models, key=lambda model: restricted_likelihood(near, points, model))
 
 
 def choose_points(known: np.ndarray, target: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
@@ -236,6 +300,35 @@ def choose_points(known: np.ndarray, target: np.ndarray, limit: int = MAX_POINTS
     return points[:: -(-len(points) // limit)]
 
 
+def lag_table(
+    points: np.ndarray, targets: np.ndarray, model: Variogram
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Variogram between pixels: they lie on one grid, so each lag is evaluated once.
+
+    Parameters
+    ----------
+    points, targets : ndarray of int, shape (n, D) and (m, D)
+        All pixels that will be asked for.
+    model : Variogram
+
+    Returns
+    -------
+    callable
+        ``gamma(a, b)`` for pixels a (n, D) and b (m, D): ndarray, shape (n, m).
+    """
+    low = np.minimum(points.min(0), targets.min(0))
+    extent = np.maximum(points.max(0), targets.max(0)) - low
+    axes = (np.arange(-e, e + 1) for e in extent)
+    table = model(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)).ravel()
+    strides = np.cumprod([1, *(2 * extent[:0:-1] + 1)])[::-1]
+    centre = int(extent @ strides)
+
+    def gamma(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return table[((a - low) @ strides)[:, None] - ((b - low) @ strides)[None, :] + centre]
+
+    return gamma
+
+
 def krige(
     values: np.ndarray, points: np.ndarray, targets: np.ndarray, model: Variogram
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -254,21 +347,10 @@ def krige(
         Best linear unbiased estimate, and the square root of the kriging variance.
     """
     n = len(points)
-    low = np.minimum(points.min(0), targets.min(0))
-    extent = np.maximum(points.max(0), targets.max(0)) - low
-    lags = np.stack(np.meshgrid(*(np.arange(-e, e + 1) for e in extent), indexing="ij"), axis=-1)
-    table = model(lags).ravel()
-    strides = np.cumprod([1, *(2 * extent[:0:-1] + 1)])[::-1]
-    code_points, code_targets = (points - low) @ strides, (targets - low) @ strides
-    centre = int(extent @ strides)
-
-    def gamma(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        # both points lie on one grid, so the variogram is a table of lags
-        return table[a[:, None] - b[None, :] + centre]
-
+    gamma = lag_table(points, targets, model)
     system = np.zeros((n + 1, n + 1))
-    system[:n, :n] = gamma(code_points, code_points)
-    system[np.arange(n), np.arange(n)] -= 1e-7 * table.max()
+    system[:n, :n] = gamma(points, points)
+    system[np.arange(n), np.arange(n)] -= 1e-7 * max(system.max(), 1e-12)
     system[:n, n] = system[n, :n] = 1.0
     sample = np.arange(len(targets))
     if len(sample) > MAX_VARIANCES:
@@ -276,12 +358,12 @@ def krige(
     right = np.ones((n + 1, len(values) + len(sample)))
     right[:n, : len(values)] = values.T
     right[n, : len(values)] = 0.0
-    right[:n, len(values) :] = gamma(code_points, code_targets[sample])
+    right[:n, len(values) :] = gamma(points, targets[sample])
     solved = np.linalg.solve(system, right)
     mean = np.empty((len(values), len(targets)))
     for start in range(0, len(targets), 4096):  # bounds the memory of the cross variogram
         part = slice(start, start + 4096)
-        cross = gamma(code_targets[part], code_points)
+        cross = gamma(targets[part], points)
         mean[:, part] = (cross @ solved[:n, : len(values)] + solved[n, : len(values)]).T
     variance = np.einsum("ij,ij->j", right[:, len(values) :], solved[:, len(values) :])
     variance = np.maximum(variance, 0.0)
@@ -332,7 +414,7 @@ def kriging_fill(
         `values` with the target filled, and the expected error, 0 where known.
     """
     fill, sd = np.where(known, values, 0.0), np.zeros(values.shape)
-    model = fit_variogram(values, known, step)
+    model = choose_variogram(values, known, target, step)
     for channels in _alike(known):
         mask = known[channels[0]]
         want = target & ~mask

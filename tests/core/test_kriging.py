@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from knitcore.harmonic import harmonic_fill
-from knitcore.kriging import Variogram, empirical_variogram, fit_variogram, krige, kriging_fill
+from knitcore.kriging import (
+    Variogram,
+    choose_variogram,
+    empirical_variogram,
+    fit_variograms,
+    krige,
+    kriging_fill,
+)
 
 
 def hole_in(shape, *box):
@@ -117,8 +124,8 @@ def test_pure_noise_is_filled_with_its_mean():
     assert 0.8 < sd[~known].mean() < 1.3
 
 
-def test_fit_variogram_of_a_constant_is_none():
-    assert fit_variogram(np.ones((1, 20, 20)), np.ones((1, 20, 20), bool), (1.0, 1.0)) is None
+def test_a_constant_has_no_variogram():
+    assert fit_variograms(np.ones((1, 20, 20)), np.ones((1, 20, 20), bool), (1.0, 1.0)) == []
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (1, 12), (6, 6, 6)])
@@ -138,3 +145,20 @@ def test_harmonic_fill_stays_between_its_boundary_values():
     fill = harmonic_fill(image, known, ~known[0])
     assert fill.min() >= image.min()
     assert fill.max() <= image.max()
+
+
+def texture(rng, stretch):
+    """A random image whose structures are `stretch` times longer along x."""
+    fy, fx = np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128)[None]
+    spectrum = np.fft.rfft2(rng.normal(size=(128, 128)))
+    image = np.fft.irfft2(spectrum / np.maximum(np.hypot(fy, fx * stretch), 0.01) ** 1.5)
+    return image[None] / image.std()
+
+
+def test_the_evidence_tells_round_from_directed_structure(rng):
+    known = hole_in((1, 128, 128), slice(50, 70), slice(50, 70))
+    y, x = np.array([[6, 0]]), np.array([[0, 6]])
+    round_model = choose_variogram(texture(rng, 1), known, ~known[0], (1.0, 1.0))
+    directed = choose_variogram(texture(rng, 6), known, ~known[0], (1.0, 1.0))
+    assert round_model(y)[0] / round_model(x)[0] == pytest.approx(1, abs=0.4)
+    assert directed(y)[0] / directed(x)[0] > 1.6
