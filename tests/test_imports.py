@@ -42,6 +42,7 @@ ORDER = (
     "inpainting",
     "tasks",
     "tiff",
+    "pictures",
     "files",
     "metrics",
 )

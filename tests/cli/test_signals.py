@@ -170,3 +170,18 @@ def test_faults_of_the_program_are_one_line_unless_debugged(folder):
         assert done.returncode == 1
         assert "Error: cells.tif: unexpected TypeError" in done.stderr
         assert ("Traceback" in done.stderr) == bool(extra)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_part(folder):
+    # a limit on the size of files stands in for the disk: 2 KiB, and the result needs 3
+    done = subprocess.run(
+        f"ulimit -f 2; {sys.executable} -m knit_cli inpaint cells.tif --mask value=0",
+        shell=True,
+        executable="/bin/bash",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3
+    assert "Error: cells_inpainted.tif: cannot write" in done.stderr
+    assert sorted(os.listdir(folder)) == ["cells.tif", "dust.png"]
