@@ -38,7 +38,7 @@ class Target:
     Attributes
     ----------
     values, weight : ndarray of float32, shape (C, *spatial)
-        Standardised values; weight 1 known, 0 unknown, between: a guess.
+        Standardised values; weight 1 known, 0 unknown.
     want : ndarray of bool, shape (*spatial)
         Where the fitted image is asked for.
     step : tuple of float

@@ -298,10 +298,9 @@ def _fill_region(
     from knitcore.fit import Target, fit_region
 
     models = fit_variograms(values, known, layout.step, (1.0,)) if recipe.directed else []
-    weight = np.where(known, 1.0, recipe.anchor).astype(np.float32)
     work = Target(
-        values=np.where(weight > 0, start, 0).astype(np.float32),
-        weight=weight,
+        values=values.astype(np.float32),
+        weight=known.astype(np.float32),
         want=target,
         step=layout.step,
         key=f"{plane}{[(s.start, s.stop) for s in region.box]}",
@@ -418,19 +417,25 @@ def _mix(
         Members left out.
     """
     base, sure = start[:, target], doubt[:, target]
+    share = 1 - recipe.start_weight
     keep = np.ones(len(members), bool)
     if recipe.start == "kriging":
-        off = (members - base) ** 2 / np.maximum(sure, 0.05) ** 2
-        keep = np.sqrt(off.mean((1, 2))) <= STRAY
+        off = (members - base) / np.maximum(sure, 0.05)
+        keep = np.sqrt((off**2).mean((1, 2))) <= STRAY
     fill, error = start.copy(), doubt.copy()
-    if keep.any():
-        kept = members[keep]
-        mean = kept.mean(0)
-        share = recipe.start_weight
-        fill[:, target] = share * base + (1 - share) * mean
-        # members and start are guesses of one thing: their scatter is part of the error
-        scatter = kept.var(0) + share * (1 - share) * (mean - base) ** 2
-        error[:, target] = np.sqrt(sure**2 + scatter)
+    if not keep.any():
+        return fill, error, len(members)
+    kept = members[keep]
+    mean = kept.mean(0)
+    if recipe.start == "kriging":
+        # what the members do not agree on, they do not know; one alone has only the start to ask
+        apart = kept.var(0) if len(kept) > 1 else (mean - base) ** 2
+        trusted = recipe.agreement**2 * np.maximum((sure**2).mean(), 1e-6)
+        share /= 1 + apart.mean() / trusted
+    fill[:, target] = (1 - share) * base + share * mean
+    # members and start are guesses of one thing: their scatter is part of the error
+    scatter = share * (kept.var(0) + (1 - share) * (mean - base) ** 2)
+    error[:, target] = np.sqrt(sure**2 + scatter)
     return fill, error, int((~keep).sum())
 
 

@@ -94,7 +94,7 @@ def make_pyramid(
     values : ndarray, shape (C, *spatial)
         Standardised values.
     weight : ndarray, shape (C, *spatial)
-        1 known, 0 unknown; between them, how much a guess counts.
+        1 known, 0 unknown.
     scales : tuple of int
         Patch spacings in pixels.
     device : torch.device
@@ -105,18 +105,16 @@ def make_pyramid(
     """
     pad = max(scales)
     widths = ((0, 0),) + ((pad, pad),) * (values.ndim - 1)
-    known = weight >= 1
+    known = weight > 0
     layers, valid = [], []
     for s in scales:
         if s == 1:
-            layers.append(values)
+            layers.append(np.where(known, values, 0))
             valid.append(weight)
             continue
-        counted = weight > 0
-        blurred, share = blur_known(values, counted, BLUR * s)
-        sure = blur_known(weight, counted, BLUR * s)[0]
+        blurred, share = blur_known(values, known, BLUR * s)
         layers.append(blurred)
-        valid.append(np.where(share > LEAST_SHARE, np.minimum(sure, 1), 0))
+        valid.append(share > LEAST_SHARE)
 
     def flat(stack: list[np.ndarray]) -> torch.Tensor:
         padded = np.stack([np.pad(a.astype(np.float32), widths) for a in stack])
@@ -130,8 +128,8 @@ def make_pyramid(
     return Pyramid(
         values=flat(layers).to(device),
         valid=flat(valid).to(device),
-        pixels=flat([np.where(weight > 0, values, 0)])[:, 0].to(device),
-        known=flat([np.where(known, 1.0, weight)])[:, 0].to(device),
+        pixels=flat([np.where(known, values, 0)])[:, 0].to(device),
+        known=flat([weight])[:, 0].to(device),
         strides=strides,
         origin=pad * sum(strides),
         offsets=torch.from_numpy(np.array(scales)[:, None] * offsets[None]).to(device),

@@ -133,13 +133,16 @@ class Inpaint(BaseModel):
         "kriging", description="Smooth fill the knitwork falls back on."
     )
     start_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of that smooth fill in the result, deep inside a hole."
-    )
-    anchor: float = Field(
-        0.0,
+        0.4,
         ge=0,
-        lt=1,
-        description="Weight of the smooth fill as a soft target inside the hole (known pixels: 1).",
+        le=1,
+        description="Share of that smooth fill in the result even if all members agree.",
+    )
+    agreement: PositiveFloat = Field(
+        0.15,
+        le=100,
+        description="Scatter of the members, in units of the kriged start's expected error, at which "
+        "the knitwork's share of the result is halved.",
     )
     knit_depth: float = Field(
         2.5,
