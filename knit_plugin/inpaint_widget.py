@@ -198,6 +198,7 @@ class InpaintWidget(QWidget):
         job = Job(steps, f"Inpaint {image.name}", self._receive, self._end)
         self.job, self._layers = job, layers
         self._jobs.append(job)
+        self._watch_dock()
         self._watch_mask()
         self.panel.show_running()
         layers.open()
@@ -289,13 +290,17 @@ class InpaintWidget(QWidget):
     # the end of the widget
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Watch the dock: it is destroyed when it is closed, or together with the window."""
+        """Find the dock, when napari has put the widget into one."""
         # Rare events only are overridden: each call from Qt into Python waits for Python's lock.
+        self._watch_dock()
+        super().showEvent(event)
+
+    def _watch_dock(self) -> None:
+        # the dock is destroyed when it is closed, or together with the window
         dock = self.parent()
         if dock is not None and dock is not self._dock:
             self._dock = dock
             dock.destroyed.connect(self._lose_dock)
-        super().showEvent(event)
 
     def _lose_dock(self) -> None:
         self._dock = None

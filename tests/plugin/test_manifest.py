@@ -1,0 +1,71 @@
+"""What napari reads: the manifest, the menus it makes, and the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from npe2 import PluginManifest
+
+ROOT = Path(__file__).parents[2]
+
+
+def manifest() -> PluginManifest:
+    return PluginManifest.from_file(ROOT / "napari.yaml")
+
+
+def test_all_commands_can_be_imported() -> None:
+    manifest().validate_imports()
+
+
+def test_every_menu_is_one_of_naparis_or_ours() -> None:
+    # npe2 accepts any menu id, and a wrong one is never shown
+    from napari._app_model.constants import MenuId
+
+    contributions = manifest().contributions
+    ours = {submenu.id for submenu in contributions.submenus}
+    commands = {command.id for command in contributions.commands}
+    assert set(contributions.menus) <= {menu.value for menu in MenuId} | ours
+    for items in contributions.menus.values():
+        for item in items:
+            assert getattr(item, "command", None) in commands or item.submenu in ours
+
+
+def titles(menu: Any) -> dict[str, Any]:
+    menu.aboutToShow.emit()
+    return {action.text().replace("&", ""): action for action in menu.actions()}
+
+
+def test_the_widget_stands_in_both_menus_and_opens_from_them(
+    make_napari_viewer: Callable[..., Any], plugin: str
+) -> None:
+    from knit_plugin.inpaint_widget import InpaintWidget
+
+    window = make_napari_viewer().window
+    plugins = titles(window.plugins_menu)
+    assert "Inpaint (Knitworks)" in plugins
+    knitworks = titles(titles(window.layers_menu)["Filter"].menu())["Knitworks"].menu()
+    assert "Inpaint (Knitworks)" in titles(knitworks)
+
+    titles(knitworks)["Inpaint (Knitworks)"].trigger()
+    assert isinstance(window.dock_widgets["Inpaint (Knitworks)"], InpaintWidget)
+
+
+def test_the_sample_is_an_image_and_the_labels_of_its_damage(
+    make_napari_viewer: Callable[..., Any], plugin: str
+) -> None:
+    viewer = make_napari_viewer()
+    viewer.open_sample(plugin, "damaged-micrograph")
+    image, labels = viewer.layers
+    file = ROOT / "knitcore" / "samples" / "damaged_micrograph.tif"
+    np.testing.assert_array_equal(image.data, tifffile.imread(file))
+    assert image.data.dtype == np.uint16
+    for layer in (image, labels):
+        np.testing.assert_allclose(layer.scale, (0.16, 0.16))
+        assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
+        assert layer.axis_labels == ("y", "x")
+    assert labels.data.shape == image.data.shape
+    assert set(np.unique(labels.data)) == {0, 1}
