@@ -257,7 +257,7 @@ def build_networks(
     sigmas = list(itertools.islice(itertools.cycle(recipe.fourier_scales), recipe.ensemble))
     directions = [(torch.from_numpy(m).float(), share) for m, share in target.directions]
     encoding = FourierFeatures(generators, dimensions, recipe.frequencies, sigmas, directions)
-    sigmoid = recipe.output == "sigmoid"
+    sigmoid = recipe.network_output == "sigmoid"
     patch_mlp = PatchMLP(generators, encoding, recipe.width, recipe.depth, patch, sigmoid)
     residual = recipe.reconstructor == "residual"
     reconstructor = Reconstructor(

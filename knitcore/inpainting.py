@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,17 +23,16 @@ from knitcore.axes import (
 )
 from knitcore.errors import Cancelled, InputError
 from knitcore.events import CancelToken, Event, Note, Preview, Progress, drain
-from knitcore.harmonic import harmonic_fill
-from knitcore.kriging import fit_variograms, kriging_fill
+from knitcore.filling import mix_members, standardise, start_steps
+from knitcore.kriging import fit_variograms
 from knitcore.masks import resolve_mask
 from knitcore.plan import Region, make_regions
-from knitcore.recipe import Inpaint, make_recipe, recipe_fields
-from knitcore.result import Result, array_hash, versions
+from knitcore.recipe import Inpaint, make_recipe
+from knitcore.result import Result, make_record
 
 if TYPE_CHECKING:
     import torch
 
-STRAY = 2.0  # a member whose fill is this many expected errors off the start is dropped
 DIRECTION_LAG = 6.0  # pixels: at this lag the variogram's terms are weighed against each other
 
 
@@ -220,9 +219,32 @@ def _inpaint(
         stage = f"region {number} of {len(jobs)}"
         yield from _fill_region(run, plane, region, deep, device, stage, previews)
         run.done += _cost(region, recipe)
+    if source.alpha and (
+        mask == "alpha" if isinstance(mask, str) else recipe.alpha_channel == "mask"
+    ):
+        opaque = np.iinfo(source.dtype).max if source.dtype.kind in "iu" else 1
+        shown = hole[..., 0] & (run.out[..., -1] == 0)
+        if shown.any():
+            run.out[..., -1][shown] = opaque
+            hole[..., -1] |= shown
+            yield run.note(
+                f"{int(shown.sum())} filled pixels were transparent; they are opaque now"
+            )
     run.total = run.done = 1.0
     yield run.progress("done")
-    return Result(run.out, hole, run.std, _record(run, data, device, len(jobs)), source)
+    record = make_record(
+        source,
+        hole,
+        recipe,
+        device=device,
+        notes=run.notes,
+        losses=run.losses,
+        seconds={**run.seconds, "total": time.monotonic() - began},
+        regions=len(jobs),
+        restarts=run.restarts,
+        parameters=run.parameters,
+    )
+    return Result(run.out, hole, run.std, record, source)
 
 
 def _check_known(image: Image, layout: Layout, plane: tuple[int, ...], missing: np.ndarray) -> None:
@@ -240,6 +262,14 @@ def _check_known(image: Image, layout: Layout, plane: tuple[int, ...], missing: 
     raise InputError(f"{image.name}: {where} has no known pixel left to fill it from{hint}")
 
 
+def _transparent(image: Image, index: tuple[Any, ...], layout: Layout) -> np.ndarray:
+    """Pixels of a box whose alpha is 0: nothing is shown there, so nothing is known. (1, *spatial)."""
+    if not image.alpha:
+        return np.zeros(1, bool)
+    alpha = np.asarray(image.data[(*index[:-1], slice(-1, None))])
+    return to_canvas(alpha == 0, layout)[:1]
+
+
 def _cost(region: Region, recipe: Inpaint) -> float:
     """Rough relative time of a region, for the progress bar."""
     return 1.0 + (0.05 * recipe.steps if region.deep else 0.0)
@@ -255,9 +285,19 @@ def _fill_region(
     previews: bool,
 ) -> Generator[Event, None, None]:
     recipe, layout = run.recipe, run.layout
+    whole = tuple(slice(0, run.image.shape[a]) for a in layout.spatial)
     index = box_index(run.image, layout, plane, region.box)
     raw = np.asarray(run.image.data[index])
     missing = to_canvas(run.hole[index], layout)
+    unknown = missing | _transparent(run.image, index, layout)
+    if unknown.reshape(len(unknown), -1).all(1).any():
+        if region.box == whole:
+            raise InputError(
+                f"{run.image.name}: all pixels that are not to be filled are transparent"
+            )
+        region = replace(region, box=whole)  # no channel may be left without anything to go by
+        yield from _fill_region(run, plane, region, deep, device, stage, previews)
+        return
     inner = np.zeros(missing.shape[1:], bool)
     inner[
         tuple(
@@ -267,8 +307,8 @@ def _fill_region(
     ] = True
     # deep and shallow pixels of one box are filled by different regions
     target = missing.any(0) & inner & (deep[region.box] == region.deep)
-    values, known, centre, spread = _standardise(
-        to_canvas(raw, layout), ~missing, recipe, joint=run.image.axes.endswith("S")
+    values, known, centre, spread = standardise(
+        to_canvas(raw, layout), ~unknown, recipe, joint=run.image.axes.endswith("S")
     )
 
     def paste(fill: np.ndarray, error: np.ndarray) -> None:
@@ -285,9 +325,15 @@ def _fill_region(
     def preview() -> Preview:
         return Preview(index, run.out[index].copy())
 
-    yield run.progress(f"{stage}: {recipe.start} start" if recipe.start != "none" else stage)
     clock = time.monotonic()
-    start, doubt = _start(values, known, target, layout.step, recipe)
+    solving = start_steps(values, known, target, layout.step, recipe)
+    yield run.progress(f"{stage}: {recipe.start} start" if recipe.start != "none" else stage)
+    while True:
+        try:
+            yield run.progress(f"{stage}: {recipe.start} start", next(solving))
+        except StopIteration as end:
+            start, doubt = end.value
+            break
     run.seconds["start"] += time.monotonic() - clock
     paste(start, doubt)
     if previews:
@@ -317,7 +363,7 @@ def _fill_region(
                 state = end.value
                 break
             if state.members is not None:
-                paste(*_mix(start, doubt, state.members, target, recipe)[:2])
+                paste(*mix_members(start, doubt, state.members, target, recipe)[:2])
                 yield preview()
             cost = (_cost(region, recipe) - 1) * state.done
             yield run.progress(f"{stage}: fit", 1 + cost, state.losses)
@@ -330,163 +376,12 @@ def _fill_region(
     if state.restarts:
         yield run.note(f"{stage}: restarted {state.restarts} times with a lower rate", "warning")
     assert state.members is not None
-    fill, error, strays = _mix(start, doubt, state.members, target, recipe)
+    fill, error, strays = mix_members(start, doubt, state.members, target, recipe)
     if strays:
         yield run.note(
-            f"{stage}: {strays} of {recipe.ensemble} members strayed from the start and were dropped"
+            f"{stage}: {strays} of {recipe.ensemble} members strayed from the start and were dropped",
+            "warning" if strays == recipe.ensemble else "info",
         )
     paste(fill, error)
     if previews:
         yield preview()
-
-
-def _standardise(
-    canvas: np.ndarray, known: np.ndarray, recipe: Inpaint, joint: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Values of a box with centre 0 and spread 1, extremes held back.
-
-    A hot pixel of 60 000 among signals below 100 would otherwise be all that the fit sees: values
-    beyond the 0.5 and 99.5 percentiles by more than twice their distance are clipped, for the fit.
-    """
-    flat = tuple(range(1, canvas.ndim))
-    values = np.zeros(canvas.shape)
-    centre, spread = np.zeros(len(canvas)), np.ones(len(canvas))
-    for c, channel in enumerate(canvas):
-        seen = channel[known[c]].astype(np.float64)
-        if seen.size == 0:
-            continue
-        low, high = np.percentile(seen, (0.5, 99.5))
-        slack = 2 * (high - low)
-        if slack == 0:  # nearly all alike: what differs is rare, and is no reason to clip it
-            slack = 2 * max(seen.max() - high, low - seen.min())
-            slack = 0.0 if seen.size > 50 else slack
-        values[c] = np.where(known[c], np.clip(channel, low - slack, high + slack), 0.0)
-        seen = values[c][known[c]]
-        if recipe.output == "sigmoid":
-            centre[c], spread[c] = seen.min(), np.ptp(seen)
-        else:
-            centre[c], spread[c] = seen.mean(), seen.std()
-    if joint:
-        spread[:] = spread.max() if recipe.output == "sigmoid" else np.sqrt((spread**2).mean())
-    spread[spread <= 0] = 1.0
-    shape = (-1,) + (1,) * len(flat)
-    values = np.where(known, (values - centre.reshape(shape)) / spread.reshape(shape), 0.0)
-    return values, known, centre, spread
-
-
-def _start(
-    values: np.ndarray,
-    known: np.ndarray,
-    target: np.ndarray,
-    step: tuple[float, ...],
-    recipe: Inpaint,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth fill and its expected error, both (C, *spatial)."""
-    if recipe.start == "kriging":
-        fill, doubt = kriging_fill(values, known, target, step)
-    elif recipe.start == "harmonic":
-        fill, doubt = harmonic_fill(values, known, target), np.zeros(values.shape)
-    else:
-        return np.where(known, values, 0.0), np.zeros(values.shape)
-    for c in range(len(values)):
-        if known[c].any():
-            fill[c] = np.clip(fill[c], values[c][known[c]].min(), values[c][known[c]].max())
-    return fill, doubt
-
-
-def _mix(
-    start: np.ndarray,
-    doubt: np.ndarray,
-    members: np.ndarray,
-    target: np.ndarray,
-    recipe: Inpaint,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Average the members that stayed near the start, and lean on the start by its weight.
-
-    Parameters
-    ----------
-    start, doubt : ndarray, shape (C, *spatial)
-    members : ndarray, shape (E, C, n)
-    target : ndarray of bool, shape (*spatial)
-    recipe : Inpaint
-
-    Returns
-    -------
-    fill, error : ndarray, shape (C, *spatial)
-    strays : int
-        Members left out.
-    """
-    base, sure = start[:, target], doubt[:, target]
-    share = 1 - recipe.start_weight
-    keep = np.ones(len(members), bool)
-    if recipe.start == "kriging":
-        off = (members - base) / np.maximum(sure, 0.05)
-        keep = np.sqrt((off**2).mean((1, 2))) <= STRAY
-    fill, error = start.copy(), doubt.copy()
-    if not keep.any():
-        return fill, error, len(members)
-    kept = members[keep]
-    mean = kept.mean(0)
-    if recipe.start == "kriging":
-        # what the members do not agree on, they do not know; one alone has only the start to ask
-        apart = kept.var(0) if len(kept) > 1 else (mean - base) ** 2
-        trusted = recipe.agreement**2 * np.maximum((sure**2).mean(), 1e-6)
-        share /= 1 + apart.mean() / trusted
-    fill[:, target] = (1 - share) * base + share * mean
-    # members and start are guesses of one thing: their scatter is part of the error
-    scatter = share * (kept.var(0) + (1 - share) * (mean - base) ** 2)
-    error[:, target] = np.sqrt(sure**2 + scatter)
-    return fill, error, int((~keep).sum())
-
-
-def _record(
-    run: _Run, data: np.ndarray, device: torch.device | None, regions: int
-) -> dict[str, Any]:
-    """Everything needed to repeat the run, JSON-ready."""
-    from knitcore.device import device_name
-
-    image = run.image
-    # the samples of a pixel are filled together: count pixels, not colours
-    pixels = run.hole[..., 0] if image.axes.endswith("S") else run.hole
-    filled = int(np.count_nonzero(pixels))
-    threads = 0
-    if device is not None:
-        import torch
-
-        threads = torch.get_num_threads()
-    means: dict[str, float] = {}
-    for losses in run.losses:
-        for name, value in losses.items():
-            means[name] = means.get(name, 0.0) + value / len(run.losses)
-    return {
-        "record_version": 1,
-        "task": "inpaint",
-        "recipe": recipe_fields(run.recipe),
-        "versions": versions(),
-        "device": str(device) if device is not None else "cpu",
-        "device_name": device_name(device) if device is not None else "",
-        "threads": threads,
-        "image": {
-            "name": image.name,
-            "sha256": array_hash(data),
-            "shape": list(image.shape),
-            "dtype": image.dtype.name,
-            "axes": image.axes,
-            "pixel_size": dict(image.pixel_size),
-            "unit": dict(image.unit),
-        },
-        "mask": {
-            "sha256": array_hash(run.hole),
-            "filled": filled,
-            "fraction": filled / max(1, pixels.size),
-        },
-        "regions": regions,
-        "parameters": run.parameters,
-        "seconds": {
-            "total": round(time.monotonic() - run.began, 3),
-            **{name: round(value, 3) for name, value in run.seconds.items()},
-        },
-        "losses": means,
-        "restarts": run.restarts,
-        "notes": [{"level": note.level, "text": note.text} for note in run.notes],
-    }

@@ -11,14 +11,17 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
+
+from knitcore.events import drain
 
 SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
 MIN_PAIRS = 50
@@ -257,7 +260,7 @@ def choose_variogram(
     if len(models) < 2:
         return models[0] if models else None
     channels = np.flatnonzero(models[0].channel_scale > 0)
-    points = choose_points(known[channels].all(0), target, EVIDENCE_POINTS)
+    points = choose_points(np.asarray(known[channels].all(0)), target, EVIDENCE_POINTS)
     if len(points) < 10:
         return models[len(models) // 2]
     near = values[channels][(slice(None), *points.T)]
@@ -411,23 +414,47 @@ def kriging_fill(
     Returns
     -------
     fill, sd : ndarray, shape (C, *spatial)
-        `values` with the target filled, and the expected error, 0 where known.
+        `values` with the target filled, and the expected error, 0 where known. A channel without
+        any known pixel stays 0.
+    """
+    return drain(kriging_steps(values, known, target, step, limit))
+
+
+def kriging_steps(
+    values: np.ndarray,
+    known: np.ndarray,
+    target: np.ndarray,
+    step: tuple[float, ...],
+    limit: int = MAX_POINTS,
+) -> Generator[Any, None, tuple[np.ndarray, np.ndarray]]:
+    """`kriging_fill` with a pause before each solve: at most some tenths of a second apart.
+
+    Yields
+    ------
+    float
+        Share of the target that is filled.
     """
     fill, sd = np.where(known, values, 0.0), np.zeros(values.shape)
     model = choose_variogram(values, known, target, step)
+    total, done = max(1, int((target & ~known).sum())), 0
     for channels in _alike(known):
         mask = known[channels[0]]
         want = target & ~mask
-        if not want.any():
+        if not want.any() or not mask.any():
             continue
-        if not mask.any():
-            continue  # the caller falls back on the plane's mean
         if model is None:
             for c in channels:
                 fill[c][want] = values[c][mask].mean()
             continue
         part = Variogram(model.nugget, model.terms, model.channel_scale[channels])
-        _fill_blocks(values[channels], mask, want, part, limit, fill, sd, channels)
+        for block in _blocks(want, limit):
+            yield done / total
+            points, targets = _points_for(mask, block, limit), np.argwhere(block)
+            source = (slice(None), *points.T)
+            mean, error = krige(values[channels][source], points, targets, part)
+            for i, c in enumerate(channels):
+                fill[c][block], sd[c][block] = mean[i], error[i]
+            done += len(targets) * len(channels)
     return fill, sd
 
 
@@ -439,43 +466,38 @@ def _alike(known: np.ndarray) -> list[np.ndarray]:
     return [np.array(group) for group in groups.values()]
 
 
-def _fill_blocks(
-    values: np.ndarray,
-    known: np.ndarray,
-    want: np.ndarray,
-    model: Variogram,
-    limit: int,
-    fill: np.ndarray,
-    sd: np.ndarray,
-    channels: np.ndarray,
-) -> None:
-    """Solve for `want`, split in halves while its surroundings hold too many points."""
-    where = np.argwhere(want)
-    low, high = where.min(0), where.max(0) + 1
-    pad = int(max(16, np.ceil(np.sqrt(len(where)))))
-    box = tuple(
-        slice(max(0, a - pad), min(n, b + pad))
-        for a, b, n in zip(low, high, want.shape, strict=True)
+def _around(block: np.ndarray, by: int) -> tuple[slice, ...]:
+    """Box round the True pixels, `by` pixels wider on every side."""
+    where = np.argwhere(block)
+    return tuple(
+        slice(max(0, int(a) - by), min(n, int(b) + 1 + by))
+        for a, b, n in zip(where.min(0), where.max(0), block.shape, strict=True)
     )
-    side = int((high - low).max())
-    ring = int((distance_transform_edt(~want[box]) <= 1.5).sum() - want[box].sum())
-    if ring > limit and side > 8:
-        axis = int((high - low).argmax())
-        middle = (low[axis] + high[axis]) // 2
-        for half in (slice(None, middle), slice(middle, None)):
-            part = np.zeros_like(want)
-            index = tuple(half if d == axis else slice(None) for d in range(want.ndim))
-            part[index] = want[index]
-            if part.any():
-                _fill_blocks(values, known, part, model, limit, fill, sd, channels)
+
+
+def _blocks(want: np.ndarray, limit: int) -> Iterator[np.ndarray]:
+    """Cut a target in halves until the ring round each part holds few enough points to solve."""
+    box = _around(want, 1)
+    sides = [s.stop - s.start for s in box]
+    ring = int((distance_transform_edt(~want[box]) <= 1.5).sum() - want.sum())
+    if ring <= limit or max(sides) <= 10:
+        yield want
         return
-    points = choose_points(known[box], want[box], limit)
-    if len(points) == 0:
-        points = np.argwhere(known)[:: max(1, int(known.sum()) // limit)] - [s.start for s in box]
-    targets = np.argwhere(want[box])
-    offset = np.array([s.start for s in box])
-    source = (slice(None), *(points + offset).T)
-    mean, error = krige(values[source], points, targets, model)
-    for i, c in enumerate(channels):
-        fill[c][tuple((targets + offset).T)] = mean[i]
-        sd[c][tuple((targets + offset).T)] = error[i]
+    axis = int(np.argmax(sides))
+    middle = (box[axis].start + box[axis].stop) // 2
+    for half in (slice(None, middle), slice(middle, None)):
+        part = np.zeros_like(want)
+        index = tuple(half if d == axis else slice(None) for d in range(want.ndim))
+        part[index] = want[index]
+        if part.any():
+            yield from _blocks(part, limit)
+
+
+def _points_for(known: np.ndarray, block: np.ndarray, limit: int) -> np.ndarray:
+    """Known pixels round a block; far ones only where there are no near ones."""
+    box = _around(block, int(max(16, np.ceil(np.sqrt(block.sum())))))
+    points = choose_points(known[box], block[box], limit)
+    if len(points):
+        return points + [s.start for s in box]
+    everywhere = np.argwhere(known)
+    return everywhere[:: -(-len(everywhere) // limit)]

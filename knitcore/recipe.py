@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "scales": (1, 2, 4),
             "reconstructor": "plain",
             "reconstructor_depth": 2,
-            "output": "sigmoid",
+            "network_output": "sigmoid",
             "ensemble": 1,
             "steps": 4000,
             "tile": 48,
@@ -127,7 +127,7 @@ class Inpaint(BaseModel):
         65536,
         ge=1024,
         le=2**24,
-        description="Most coordinates fitted in one region; larger ones are fitted on a coarser grid.",
+        description="Most coordinates that near holes are joined to one region with.",
     )
     start: Literal["kriging", "harmonic", "none"] = Field(
         "kriging", description="Smooth fill the knitwork falls back on."
@@ -179,7 +179,7 @@ class Inpaint(BaseModel):
     reconstructor_depth: int = Field(
         1, ge=1, le=8, description="Hidden layers of the reconstructor."
     )
-    output: Literal["linear", "sigmoid"] = Field(
+    network_output: Literal["linear", "sigmoid"] = Field(
         "linear", description="Networks' output: standardised values, or values squeezed into 0..1."
     )
 

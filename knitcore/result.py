@@ -6,11 +6,16 @@ import hashlib
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from knitcore.axes import Image
+from knitcore.events import Note
+from knitcore.recipe import Inpaint, recipe_fields
+
+if TYPE_CHECKING:
+    import torch
 
 # Raised whenever the same recipe would give other pixels: old records then no longer count as done.
 METHOD_VERSION = 1
@@ -76,3 +81,79 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def make_record(
+    image: Image,
+    hole: np.ndarray,
+    recipe: Inpaint,
+    *,
+    device: torch.device | None,
+    notes: list[Note],
+    losses: list[dict[str, float]],
+    seconds: dict[str, float],
+    regions: int,
+    restarts: int,
+    parameters: int,
+) -> dict[str, Any]:
+    """Everything needed to repeat a run and to judge its result, JSON-ready.
+
+    Parameters
+    ----------
+    image : Image
+    hole : ndarray of bool
+        Shape of the image: what was filled.
+    recipe : Inpaint
+    device : torch.device or None
+        None if nothing had to be fitted.
+    notes : list of Note
+    losses : list of dict
+        Last losses of each fit; the record has their means.
+    seconds : dict of str to float
+    regions, restarts, parameters : int
+
+    Returns
+    -------
+    dict
+    """
+    # the samples of a pixel are filled together: count pixels, not colours
+    pixels = hole[..., 0] if image.axes.endswith("S") else hole
+    filled, threads, name = int(np.count_nonzero(pixels)), 0, ""
+    if device is not None:
+        import torch
+
+        from knitcore.device import device_name
+
+        threads, name = torch.get_num_threads(), device_name(device)
+    return {
+        "record_version": 1,
+        "task": recipe.task,
+        "recipe": recipe_fields(recipe),
+        "versions": versions(),
+        "device": str(device) if device is not None else "cpu",
+        "device_name": name,
+        "threads": threads,
+        "image": {
+            "name": image.name,
+            "sha256": array_hash(np.asarray(image.data)),
+            "shape": list(image.shape),
+            "dtype": image.dtype.name,
+            "axes": image.axes,
+            "pixel_size": dict(image.pixel_size),
+            "unit": dict(image.unit),
+        },
+        "mask": {
+            "sha256": array_hash(hole),
+            "filled": filled,
+            "fraction": filled / max(1, pixels.size),
+        },
+        "regions": regions,
+        "parameters": parameters,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "losses": {
+            name: sum(one.get(name, 0.0) for one in losses) / len(losses)
+            for name in (losses[0] if losses else ())
+        },
+        "restarts": restarts,
+        "notes": [{"level": note.level, "text": note.text} for note in notes],
+    }

@@ -38,6 +38,7 @@ ORDER = (
     "losses",
     "device",
     "result",
+    "filling",
     "fit",
     "inpainting",
     "tasks",

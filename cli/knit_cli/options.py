@@ -18,7 +18,6 @@ SECTIONS = {
 }
 ADVANCED = "Advanced"
 METAVARS = {"device": "auto|cpu|cuda|mps", "planes": "AXES"}
-FLAGS = {"output": "--network-output"}  # --output is the file
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -97,7 +96,7 @@ def given_fields(values: dict[str, Any]) -> dict[str, Any]:
 
 def _option(name: str, field: FieldInfo, section: str) -> Callable[[F], F]:
     text = _help(name, field)
-    flag = FLAGS.get(name, "--" + name.replace("_", "-"))
+    flag = "--" + name.replace("_", "-")
     kind: Any = field.annotation
     if kind is bool:
         both = f"{flag}/--no-{flag[2:]}"

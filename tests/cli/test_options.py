@@ -39,7 +39,7 @@ def test_options_reach_the_recipe(folder, knit, record):
     assert kept["scales"] == [1, 3]
     assert kept["discriminator"] is False
     assert kept["rate"] == 0.002
-    assert kept["output"] == "linear"
+    assert kept["network_output"] == "linear"
     assert kept["fourier_scales"] == [0.5]
     assert kept["pixel_loss"] == PRESETS["inpaint"]["paper"]["pixel_loss"]
 

@@ -263,3 +263,38 @@ def test_tiny_images_work(shape):
     mask = np.zeros(shape, bool)
     mask[0, :2] = True
     assert knit.inpaint(image, mask, **TINY).image.shape == shape
+
+
+def test_transparent_pixels_are_not_data(bacteria):
+    """What lies hidden under full transparency must not leak into a fill."""
+    image = np.zeros((60, 60, 4), np.uint8)
+    image[..., :3] = 100
+    image[..., 3] = 255
+    image[30:50, 10:30] = (255, 0, 255, 0)
+    mask = np.zeros((60, 60), bool)
+    mask[20:29, 12:24] = True
+    result = knit.inpaint(image, mask, **TINY)
+    assert (result.image[mask][:, :3] == 100).all()
+    np.testing.assert_array_equal(result.image[~mask], image[~mask])
+
+
+def test_filled_transparent_pixels_become_visible_when_alpha_is_the_mask():
+    image = np.full((40, 40, 4), 90, np.uint8)
+    image[..., 3] = 255
+    image[10:14, 10:20] = 0
+    for how in ({"mask": "alpha"}, {"alpha_channel": "mask"}):
+        result = knit.inpaint(image, **how, **TINY)
+        assert (result.image[10:14, 10:20] == (90, 90, 90, 255)).all()
+        assert result.synthesised[10:14, 10:20].all()
+
+
+def test_cancel_is_heard_between_the_solves_of_a_large_start():
+    """A stack with a lost plane needs many solves before any fit; none may hold up a cancel."""
+    rng = np.random.default_rng(0)
+    stack = rng.random((5, 160, 160)).astype(np.float32)
+    mask = np.zeros(stack.shape, bool)
+    mask[2] = True
+    steps = knit.inpaint_steps(stack, mask, axes="ZYX", **TINY)
+    stages = [next(steps).stage for _ in range(6)]
+    steps.close()
+    assert sum("kriging" in stage for stage in stages) >= 3

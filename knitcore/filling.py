@@ -1,0 +1,150 @@
+"""What goes into a hole: values made alike, a smooth start, and the members' share of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from knitcore.harmonic import harmonic_fill
+from knitcore.kriging import kriging_steps
+from knitcore.recipe import Inpaint
+
+STRAY = 2.0  # a member whose fill is this many expected errors off the start is dropped
+
+
+def standardise(
+    canvas: np.ndarray, known: np.ndarray, recipe: Inpaint, joint: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Values of a box with centre 0 and spread 1, extremes held back.
+
+    A hot pixel of 60 000 among signals below 100 would otherwise be all that the fit sees: values
+    beyond the 0.5 and 99.5 percentiles by more than twice their distance are clipped, for the fit.
+
+    Parameters
+    ----------
+    canvas, known : ndarray, shape (C, *spatial)
+    recipe : Inpaint
+        With a sigmoid output, values are brought into 0..1 instead.
+    joint : bool
+        One spread for all channels (colour), or one each.
+
+    Returns
+    -------
+    values : ndarray of float64, shape (C, *spatial)
+        0 where unknown.
+    known : ndarray of bool, shape (C, *spatial)
+    centre, spread : ndarray, shape (C,)
+        ``canvas = values * spread + centre``.
+    """
+    flat = tuple(range(1, canvas.ndim))
+    values = np.zeros(canvas.shape)
+    centre, spread = np.zeros(len(canvas)), np.ones(len(canvas))
+    for c, channel in enumerate(canvas):
+        seen = channel[known[c]].astype(np.float64)
+        if seen.size == 0:
+            continue
+        low, high = np.percentile(seen, (0.5, 99.5))
+        slack = 2 * (high - low)
+        if slack == 0:  # nearly all alike: what differs is rare, and is no reason to clip it
+            slack = 2 * max(seen.max() - high, low - seen.min())
+            slack = 0.0 if seen.size > 50 else slack
+        values[c] = np.where(known[c], np.clip(channel, low - slack, high + slack), 0.0)
+        seen = values[c][known[c]]
+        if recipe.network_output == "sigmoid":
+            centre[c], spread[c] = seen.min(), np.ptp(seen)
+        else:
+            centre[c], spread[c] = seen.mean(), seen.std()
+    if joint:
+        spread[:] = (
+            spread.max() if recipe.network_output == "sigmoid" else np.sqrt((spread**2).mean())
+        )
+    spread[spread <= 0] = 1.0
+    shape = (-1,) + (1,) * len(flat)
+    values = np.where(known, (values - centre.reshape(shape)) / spread.reshape(shape), 0.0)
+    return values, known, centre, spread
+
+
+def start_steps(
+    values: np.ndarray,
+    known: np.ndarray,
+    target: np.ndarray,
+    step: tuple[float, ...],
+    recipe: Inpaint,
+) -> Generator[Any, None, tuple[np.ndarray, np.ndarray]]:
+    """Smooth fill and its expected error.
+
+    Parameters
+    ----------
+    values, known : ndarray, shape (C, *spatial)
+    target : ndarray of bool, shape (*spatial)
+    step : tuple of float
+        Relative pixel size along each spatial axis.
+    recipe : Inpaint
+
+    Yields
+    ------
+    float
+        Share done.
+
+    Returns
+    -------
+    fill, doubt : ndarray, shape (C, *spatial)
+        The doubt is 0 where the start has no estimate of its error.
+    """
+    if recipe.start == "kriging":
+        fill, doubt = yield from kriging_steps(values, known, target, step)
+    elif recipe.start == "harmonic":
+        fill, doubt = harmonic_fill(values, known, target), np.zeros(values.shape)
+    else:
+        return np.where(known, values, 0.0), np.zeros(values.shape)
+    for c in range(len(values)):
+        if known[c].any():
+            fill[c] = np.clip(fill[c], values[c][known[c]].min(), values[c][known[c]].max())
+    return fill, doubt
+
+
+def mix_members(
+    start: np.ndarray,
+    doubt: np.ndarray,
+    members: np.ndarray,
+    target: np.ndarray,
+    recipe: Inpaint,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Average the members that stayed near the start, and lean on the start by its weight.
+
+    Parameters
+    ----------
+    start, doubt : ndarray, shape (C, *spatial)
+    members : ndarray, shape (E, C, n)
+    target : ndarray of bool, shape (*spatial)
+    recipe : Inpaint
+
+    Returns
+    -------
+    fill, error : ndarray, shape (C, *spatial)
+    strays : int
+        Members left out.
+    """
+    base, sure = start[:, target], doubt[:, target]
+    share = 1 - recipe.start_weight
+    keep = np.ones(len(members), bool)
+    if recipe.start == "kriging":
+        off = (members - base) / np.maximum(sure, 0.05)
+        keep = np.sqrt((off**2).mean((1, 2))) <= STRAY
+    fill, error = start.copy(), doubt.copy()
+    if not keep.any():
+        return fill, error, len(members)
+    kept = members[keep]
+    mean = kept.mean(0)
+    if recipe.start == "kriging":
+        # what the members do not agree on, they do not know; one alone has only the start to ask
+        apart = kept.var(0) if len(kept) > 1 else (mean - base) ** 2
+        trusted = recipe.agreement**2 * np.maximum((sure**2).mean(), 1e-6)
+        share /= 1 + apart.mean() / trusted
+    fill[:, target] = (1 - share) * base + share * mean
+    # members and start are guesses of one thing: their scatter is part of the error
+    scatter = share * (kept.var(0) + (1 - share) * (mean - base) ** 2)
+    error[:, target] = np.sqrt(sure**2 + scatter)
+    return fill, error, int((~keep).sum())
