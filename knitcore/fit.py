@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from knitcore.adam import Adam
 from knitcore.errors import FitError
 from knitcore.losses import (
     adversarial_loss,
@@ -137,14 +138,12 @@ def _fit_once(
     networks, discriminator = build_networks(recipe, len(scales), target, restart, device)
     rate = recipe.rate / 2**restart
     parameters = [p for network in networks for p in network.parameters()]
-    fused = device.type in ("cpu", "cuda")
-    betas = (0.9, recipe.adam_beta2)
-    optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
+    optimiser = Adam(parameters, beta2=recipe.adam_beta2)
     opponent = None
     trained = sum(p.numel() for p in parameters)
     if discriminator is not None:
         weights = list(discriminator.parameters())
-        opponent = torch.optim.Adam(weights, lr=rate, betas=betas, fused=fused)
+        opponent = Adam(weights, beta2=recipe.adam_beta2)
         trained += sum(p.numel() for p in weights)
     state = Fitted(restarts=restart, parameters=trained // recipe.ensemble)
     draw = random_source(recipe.seed, target.key, "tiles", restart)
@@ -153,12 +152,10 @@ def _fit_once(
     reported = previewed = time.monotonic()
 
     for step in range(recipe.steps):
-        for group in optimiser.param_groups + (opponent.param_groups if opponent else []):
-            group["lr"] = learning_rate(recipe, rate, step)
         alpha = consistency_weight(recipe, step / recipe.steps)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.clear()
         if opponent is not None:
-            opponent.zero_grad(set_to_none=True)
+            opponent.clear()
         totals: dict[str, torch.Tensor] = {}
         for batch in step_batches(recipe, shape, tile, max(scales), pyramid, draw):
             found = batch_losses(
@@ -176,9 +173,10 @@ def _fit_once(
             if batch.core is not None and time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
                 yield state
-        optimiser.step()
+        now_rate = learning_rate(recipe, rate, step)
+        optimiser.step(now_rate)
         if opponent is not None:
-            opponent.step()
+            opponent.step(now_rate)
         averaged = _average(averaged, parameters, recipe, step)
 
         now = time.monotonic()

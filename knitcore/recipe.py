@@ -86,7 +86,7 @@ class Inpaint(BaseModel):
         description="Where the fit runs: auto, cpu, cuda, cuda:1 or mps.",
     )
     ensemble: int = Field(4, ge=1, le=64, description="Networks fitted side by side and averaged.")
-    steps: int = Field(200, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
+    steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
 
     # mask
     mask_label: int | None = Field(
@@ -214,7 +214,7 @@ class Inpaint(BaseModel):
     tile: int = Field(
         12, ge=6, le=512, description="Side of the square tiles coordinates are drawn in."
     )
-    tiles: int = Field(8, ge=0, le=4096, description="Tiles drawn a step; 0: all of the region.")
+    tiles: int = Field(4, ge=0, le=4096, description="Tiles drawn a step; 0: all of the region.")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -39,6 +39,7 @@ ORDER = (
     "device",
     "result",
     "filling",
+    "adam",
     "fit",
     "inpainting",
     "tasks",
