@@ -89,3 +89,13 @@ def test_links_inside_the_repository_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{name(page)}: no {target}"
+
+
+def test_defaults_in_the_table_of_settings_are_the_recipe_s():
+    from knitcore import Inpaint
+
+    page = (ROOT / "docs" / "inpainting.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", page, flags=re.MULTILINE)
+    told = {field: value.strip("`") for field, value in rows if field in Inpaint.model_fields}
+    assert len(told) >= 5
+    assert told == {field: str(getattr(Inpaint(), field)) for field in told}
