@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from knitcore.adam import Adam
+from knitcore.device import fit_threads
 from knitcore.errors import FitError
 from knitcore.losses import (
     adversarial_loss,
@@ -113,14 +114,16 @@ def fit_region(
     FitError
         Not finite, though started thrice, each time with half the learning rate.
     """
-    diverged = 0
-    for restart in range(RESTARTS + 1):
-        try:
-            fitted = yield from _fit_once(target, recipe, device, previews, restart)
-        except _DivergedError as end:
-            diverged = end.step
-        else:
-            return fitted
+    diverged, before = 0, torch.get_num_threads()
+    torch.set_num_threads(fit_threads())
+    try:
+        for restart in range(RESTARTS + 1):
+            try:
+                return (yield from _fit_once(target, recipe, device, previews, restart))
+            except _DivergedError as end:
+                diverged = end.step
+    finally:
+        torch.set_num_threads(before)
     raise FitError(
         f"the fit diverged at step {diverged} of {recipe.steps}, {RESTARTS + 1} times; "
         f"lower `rate` (now {recipe.rate:g}) or check the image for extreme values"

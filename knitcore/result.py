@@ -120,11 +120,9 @@ def make_record(
     pixels = hole[..., 0] if image.axes.endswith("S") else hole
     filled, threads, name = int(np.count_nonzero(pixels)), 0, ""
     if device is not None:
-        import torch
+        from knitcore.device import device_name, fit_threads
 
-        from knitcore.device import device_name
-
-        threads, name = torch.get_num_threads(), device_name(device)
+        threads, name = fit_threads(), device_name(device)
     return {
         "record_version": 1,
         "task": recipe.task,

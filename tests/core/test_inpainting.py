@@ -298,3 +298,13 @@ def test_cancel_is_heard_between_the_solves_of_a_large_start():
     stages = [next(steps).stage for _ in range(6)]
     steps.close()
     assert sum("kriging" in stage for stage in stages) >= 3
+
+
+def test_torchs_number_of_threads_is_given_back(bacteria):
+    import torch
+
+    before = torch.get_num_threads()
+    steps = knit.inpaint_steps(bacteria[:70, :70], square((70, 70)), **TINY)
+    next(event for event in steps if getattr(event, "losses", None))
+    steps.close()
+    assert torch.get_num_threads() == before
