@@ -144,7 +144,7 @@ def calibration(error: np.ndarray, std: np.ndarray) -> dict[str, float]:
     """
     from scipy.stats import spearmanr
 
-    error = np.abs(error)
+    error, std = np.abs(error).ravel(), std.ravel()
     return {
         "within_2std": float(np.mean(error <= 2 * std)),
         "spearman": float(spearmanr(error, std).statistic) if np.ptp(std) and np.ptp(error) else 0,
