@@ -60,11 +60,15 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
     found: list[Region] = []
     for number, box in enumerate(find_objects(labels), 1):
         sides = [s.stop - s.start for s in box]
-        if min(sides) <= 2 * recipe.knit_depth and recipe.knit_depth > 0:
+        # the image border is not a known pixel: a hole that touches it is as deep as it is wide
+        across = [
+            side * (1 + (s.start == 0 or s.stop == n))
+            for side, s, n in zip(sides, box, hole.shape, strict=True)
+        ]
+        if min(across) <= 2 * recipe.knit_depth and recipe.knit_depth > 0:
             continue
         around = _grow(box, 1, hole.shape)
         own = labels[around] == number
-        # the image border is not a known pixel, so it does not end a hole
         depth = float(distance_transform_edt(own).max()) if not own.all() else float(max(sides))
         if depth <= recipe.knit_depth:
             continue

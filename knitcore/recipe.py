@@ -145,7 +145,7 @@ class Inpaint(BaseModel):
         "the knitwork's share of the result is halved.",
     )
     knit_depth: float = Field(
-        2.5,
+        6.0,
         ge=0,
         le=4096,
         description="Holes nowhere deeper than this (pixels) are filled by the start alone.",
