@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_solve
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
 
@@ -227,7 +227,8 @@ def restricted_likelihood(values: np.ndarray, points: np.ndarray, model: Variogr
     covariance = gamma.max() - gamma
     covariance[np.diag_indices(len(points))] += 1e-6 * gamma.max()
     try:
-        factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
+        # NumPy's, for SciPy's holds Python's lock all the while, and a viewer would stand still
+        factor = (np.linalg.cholesky(covariance), True)
     except LinAlgError:
         return -np.inf
     right = np.concatenate([values.T, np.ones((len(points), 1))], axis=1)
