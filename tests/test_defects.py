@@ -62,7 +62,9 @@ def test_repair_keeps_all_but_the_lost_pixels(name, suffix, tmp_path):
     np.testing.assert_array_equal(result.synthesised, lost)
     assert np.isfinite(pixels[lost].astype(float)).all()
     assert (result.std[~lost] == 0).all()
-    assert read_record(record_path(tmp_path / f"repaired{suffix}"))["mask"]["filled"] == lost.sum()
+    pixels_lost = lost[..., 0] if "S" in source.axes else lost
+    record = read_record(record_path(tmp_path / f"repaired{suffix}"))
+    assert record["mask"]["filled"] == pixels_lost.sum()
 
 
 def test_lost_plane_comes_back_from_its_neighbours(tmp_path):
