@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox
 
 
@@ -78,7 +78,9 @@ class LayerBox(QComboBox):
         ]
         self.blockSignals(True)
         self.clear()
-        self.addItems([layer.name for layer in self._layers])
+        for i, layer in enumerate(self._layers):
+            self.addItem(layer.name)
+            self.setItemData(i, layer.name, Qt.ItemDataRole.ToolTipRole)
         if chosen in self._layers:
             self.setCurrentIndex(self._layers.index(chosen))
         else:

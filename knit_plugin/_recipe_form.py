@@ -9,9 +9,22 @@ from typing import Any, Literal, get_args, get_origin
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QLabel, QSpinBox, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtGui import QResizeEvent
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QScrollBar,
+    QSizePolicy,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
+COMFORTABLE_WIDTH = 300
 LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
 
 
@@ -133,6 +146,37 @@ class OptionalNumber:
         self.native.setValue(self._none if value is None else value)
 
 
+class InputsArea(QScrollArea):
+    """All inputs of a task's widget; only they scroll, so that Run stays in reach in a low window.
+
+    Parameters
+    ----------
+    inputs : QWidget
+    """
+
+    def __init__(self, inputs: QWidget) -> None:
+        super().__init__()
+        self._inputs = inputs
+        self.setWidget(inputs)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        bar = QScrollBar(Qt.Orientation.Vertical).sizeHint().width()
+        self.setMinimumWidth(inputs.minimumSizeHint().width() + bar)
+
+    def sizeHint(self) -> QSize:
+        """As tall as the inputs, which Qt's own would not be."""
+        wide = max(self.minimumWidth(), COMFORTABLE_WIDTH)
+        width = self.width() if self.isVisible() else wide
+        return QSize(wide, self._inputs.heightForWidth(width) + 2)
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Another width wraps the texts in other lines."""
+        super().resizeEvent(event)
+        QTimer.singleShot(0, self.updateGeometry)  # napari's style sheet comes after the first time
+
+
 def form_layout() -> QFormLayout:
     """Two columns with little space, growing to the right.
 
@@ -192,7 +236,9 @@ def field_input(name: str, field: FieldInfo, value: Any) -> Any:
     if get_origin(kind) is Literal:
         return ComboBox(name=name, choices=list(get_args(kind)), value=value)
     if kind is bool:
-        return CheckBox(name=name, value=value, text="")
+        box = CheckBox(name=name, value=value)
+        box.native.setText("")  # the row has a label
+        return box
     if kind is int:
         if optional:
             return OptionalNumber(int(low), int(high))

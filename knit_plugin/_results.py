@@ -205,11 +205,11 @@ class ResultLayers:
     def _finish_synthesised(self, result: Result) -> None:
         from napari.layers import Labels
 
-        synthesised = result.synthesised
+        synthesised = result.synthesised.astype(np.uint8)
         if self.source.rgb:
-            synthesised = synthesised.any(axis=-1)
+            synthesised = synthesised.max(axis=-1)
         layer = Labels(
-            synthesised.astype(np.uint8),
+            synthesised,
             name=f"{self.source.name} (synthesised)",
             visible=False,
             metadata={"knitworks": result.record},

@@ -7,9 +7,9 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import (
@@ -22,7 +22,7 @@ from knit_plugin._layers import (
     refuse_unfit,
     take,
 )
-from knit_plugin._recipe_form import RecipeForm, add_row, form_layout
+from knit_plugin._recipe_form import InputsArea, RecipeForm, add_row, form_layout
 from knit_plugin._results import Canvas, ResultLayers
 from knit_plugin._run_panel import RunPanel, amount, duration, wrapped_label
 from knit_plugin._worker import Job, Outcome, busy, torch_devices, wait_for, warm_up
@@ -48,6 +48,7 @@ ADVANCED = (
 
 
 PREVIEW_GAP = 0.5  # seconds
+BREATH = 30  # ms, for the event loop between two layers that are added
 
 
 class InpaintWidget(QWidget):
@@ -94,9 +95,15 @@ class InpaintWidget(QWidget):
         self._device_timer = QTimer(self)
         self._device_timer.timeout.connect(self._offer_devices)
         self._device_timer.start(200)
-        # A closure over a plain list: at this signal the widget's own methods are out of reach.
-        jobs = self._jobs = []  # type: list[Job]
-        self.destroyed.connect(lambda: [job.abandon() for job in jobs])
+        jobs: list[Job] = []
+        self._jobs = jobs
+
+        def abandon() -> None:
+            for job in jobs:
+                job.abandon()
+
+        # A function, not a method: at this signal the widget's own methods are out of reach.
+        self.destroyed.connect(abandon)
 
     # layout
 
@@ -115,18 +122,12 @@ class InpaintWidget(QWidget):
         column.addLayout(layers)
         for widget in (self.mask_form, self.hint, self.form):
             column.addWidget(widget)
-        column.addStretch()
-        # Only the inputs scroll: Run and Cancel stay in reach in a low window.
-        scroll = QScrollArea()
-        scroll.setWidget(inputs)
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        bar = scroll.verticalScrollBar().sizeHint().width()
-        scroll.setMinimumWidth(inputs.minimumSizeHint().width() + bar)
+        self._scroll = InputsArea(inputs)
+        self.form.toggle.toggled.connect(self._scroll.updateGeometry)
         layout = QVBoxLayout(self)
-        layout.addWidget(scroll, 1)
+        layout.addWidget(self._scroll)
         layout.addWidget(self.panel)
+        layout.addStretch()
 
     def _choose_selected(self) -> None:
         # from Layers > Filter, the selected image is the one meant
@@ -149,13 +150,17 @@ class InpaintWidget(QWidget):
         try:
             image, _ = self._take(copy=False)
         except InputError as problem:
-            self.hint.setText(str(problem))
+            self._say(str(problem))
             self.panel.show_idle(ready=False)
             return
         sides = " × ".join(map(str, image.data.shape))
         needed = amount(memory_needed(image))
-        self.hint.setText(f"{sides} {np.dtype(image.data.dtype)}, about {needed} for the layers")
+        self._say(f"{sides} {np.dtype(image.data.dtype)}, about {needed} for the layers")
         self.panel.show_idle(ready=True)
+
+    def _say(self, text: str) -> None:
+        self.hint.setText(text)
+        self._scroll.updateGeometry()  # it may take another line
 
     def _take(self, *, copy: bool) -> tuple[Taken, Taken]:
         image_layer, mask_layer = self.image_box.layer, self.mask_box.layer
@@ -249,10 +254,10 @@ class InpaintWidget(QWidget):
         if layers is None:
             return
         if outcome.result is not None and outcome.result.record["mask"]["filled"]:
-            # a layer a turn of the event loop, so that none of the turns is long
+            # One by one: napari takes 0.1 to 0.2 s to add a layer.
             self._pending = layers.finish(outcome.result)
             self._pending.append(lambda: self._leave_run(summary(outcome.result)))
-            QTimer.singleShot(0, self._next_pending)
+            QTimer.singleShot(BREATH, self._next_pending)
             return
         if outcome.cancelled and self.keep_box.isChecked():
             layers.keep_preview()
@@ -270,7 +275,7 @@ class InpaintWidget(QWidget):
         if self._pending:
             self._pending.pop(0)()
         if self._pending:
-            QTimer.singleShot(0, self._next_pending)
+            QTimer.singleShot(BREATH, self._next_pending)
 
     def _leave_run(self, text: str = "") -> None:
         for event in self._mask_events:
@@ -330,7 +335,8 @@ def _rehearse() -> None:
     image = np.add.outer(np.arange(20.0), np.arange(20.0))
     mask = np.zeros(image.shape, bool)
     mask[7:13, 7:13] = True
-    knitcore.inpaint(image, mask, steps=2, ensemble=1, device="cpu")
+    # knit_depth=0: even a small hole gets a fit, not a start alone
+    knitcore.inpaint(image, mask, steps=2, ensemble=1, knit_depth=0, device="cpu")
 
 
 def inpaint_layers(

@@ -68,6 +68,7 @@ def dock(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Callable[..., An
         viewer.window.add_dock_widget(widget, name="Inpaint (Knitworks)", area="right")
         widget.form.inputs["steps"].value = steps
         widget.form.inputs["ensemble"].value = 1
+        widget.form.inputs["knit_depth"].value = 0  # small holes get a fit, too
         return viewer, widget
 
     return open_widget

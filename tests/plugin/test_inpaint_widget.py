@@ -52,7 +52,7 @@ def test_a_run_adds_the_repaired_image_its_std_and_what_was_synthesised(
         "cells (synthesised)",
     ]
     filled, std, synthesised = list(viewer.layers)[2:]
-    same = knitcore.inpaint(slope, hole, seed=5, steps=30, ensemble=1)
+    same = knitcore.inpaint(slope, hole, seed=5, steps=30, ensemble=1, knit_depth=0)
     np.testing.assert_array_equal(filled.data, same.image)
     np.testing.assert_array_equal(filled.data[hole == 0], slope[hole == 0])
     np.testing.assert_array_equal(synthesised.data, hole > 0)
@@ -109,6 +109,9 @@ def test_the_result_layer_is_there_at_once_and_refines(
     viewer, widget = dock(steps=100_000)
     source = viewer.add_image(slope, name="cells")
     viewer.add_labels(hole)
+    # without a smooth start, all that is seen is the fit's
+    widget.form.inputs["start"].value = "none"
+    widget.form.inputs["start_weight"].value = 0
     run(widget)
     layer = viewer.layers["cells (inpainted)"]
     np.testing.assert_array_equal(layer.data, slope)
@@ -429,7 +432,7 @@ def test_layers_deleted_or_renamed_in_the_middle_change_nothing(
     viewer.layers.clear()
     finish(widget)
     assert names(viewer) == ["cells (inpainted)", "cells (std)", "cells (synthesised)"]
-    same = knitcore.inpaint(slope, hole, steps=150, ensemble=1)
+    same = knitcore.inpaint(slope, hole, steps=150, ensemble=1, knit_depth=0)
     np.testing.assert_array_equal(viewer.layers[0].data, same.image)
     np.testing.assert_allclose(viewer.layers[0].scale, (0.5, 0.5))
 
@@ -483,12 +486,17 @@ def test_progress_goes_to_naparis_activity_dock(
     dock: Dock, fitting: Wait, finish: Wait, slope: np.ndarray, hole: np.ndarray
 ) -> None:
     from napari.utils import progress
+    from qtpy.QtWidgets import QLabel
 
     viewer, widget = dock(steps=100_000)
     viewer.add_image(slope, name="cells")
     viewer.add_labels(hole)
+    labels = viewer.window._qt_window.findChildren(QLabel)
+    (spinner,) = [label.movie() for label in labels if label.movie() is not None]
+    assert spinner.speed() == 100
     run(widget)
     assert [bar.desc.rstrip(": ") for bar in progress._all_instances] == ["Inpaint cells"]
+    assert spinner.speed() == 10  # at full speed it would repaint the canvas 30 times a second
     fitting(widget)
     assert widget.panel.bar.isVisibleTo(widget)
     assert "recon" in widget.panel.losses.text()
@@ -496,6 +504,7 @@ def test_progress_goes_to_naparis_activity_dock(
     finish(widget)
     assert not progress._all_instances
     assert not widget.panel.bar.isVisibleTo(widget)
+    assert spinner.speed() == 100
 
 
 # the end of the widget
@@ -551,6 +560,7 @@ viewer.add_labels(mask)
 widget = InpaintWidget(viewer)
 viewer.window.add_dock_widget(widget)
 widget.form.inputs["steps"].value = 100_000
+widget.form.inputs["knit_depth"].value = 0
 
 def close_when_fitting():
     if widget.panel.losses.text():
@@ -612,6 +622,13 @@ def test_the_widget_is_narrow_and_tabs_from_top_to_bottom(
     assert heights == sorted(heights)
 
 
+def open_from_menu(viewer: Any) -> Any:
+    for action in viewer.window.plugins_menu.actions():
+        if action.text() == "Inpaint (Knitworks)":
+            action.trigger()
+    return viewer.window.dock_widgets["Inpaint (Knitworks)"]
+
+
 def test_a_run_on_the_sample_looks_like_this(
     make_napari_viewer: Any, plugin: str, qtbot: Any, finish: Wait, tmp_path: Path
 ) -> None:
@@ -621,7 +638,7 @@ def test_a_run_on_the_sample_looks_like_this(
     viewer.window._qt_window.resize(1200, 760)
     viewer.open_sample(plugin, "damaged-micrograph")
     viewer.layers["Damage"].visible = False
-    _, widget = viewer.window.add_plugin_dock_widget(plugin, "Inpaint")
+    widget = open_from_menu(viewer)
     if not update:
         widget.form.inputs["steps"].value = 40
     qtbot.waitUntil(widget.isVisible)
