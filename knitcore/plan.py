@@ -55,6 +55,8 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
     if recipe.region == "image":
         whole = tuple(slice(0, n) for n in hole.shape)
         return [Region(whole, whole, True, math.inf)], hole.copy()
+    # without a start there is nothing else to fill a shallow hole with
+    least = recipe.knit_depth if recipe.start != "none" else 0.0
     labels, _ = label(hole, structure=np.ones((3,) * hole.ndim))
     deep = np.zeros_like(hole)
     found: list[Region] = []
@@ -65,12 +67,12 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
             side * (1 + (s.start == 0 or s.stop == n))
             for side, s, n in zip(sides, box, hole.shape, strict=True)
         ]
-        if min(across) <= 2 * recipe.knit_depth and recipe.knit_depth > 0:
+        if min(across) <= 2 * least:
             continue
         around = _grow(box, 1, hole.shape)
         own = labels[around] == number
         depth = float(distance_transform_edt(own).max()) if not own.all() else float(max(sides))
-        if depth <= recipe.knit_depth:
+        if depth <= least:
             continue
         deep[around] |= own
         cell = max(DEEP_CELL, 4 * math.ceil(depth))

@@ -1,6 +1,7 @@
 """Stopping a run from outside: real processes, real signals, a real terminal."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "1000000", "--ensemble", "1")
+LONG += ("--knit-depth", "0")  # a small hole is fitted, too
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
 
@@ -36,6 +38,7 @@ class Terminal:
 
     def wait_for(self, text):
         while text not in self.seen:
+            assert select.select([self.screen], [], [], 60)[0], f"{text} not seen in {self.seen}"
             self.seen += os.read(self.screen, 4096)
 
     def rest(self):

@@ -80,3 +80,10 @@ def test_every_unknown_pixel_is_some_regions_business(seed, share, shape):
         covered[region.inner] |= deep[region.inner] == region.deep
     assert covered[hole].all()
     assert not deep[~hole].any()
+
+
+def test_without_a_start_even_a_single_pixel_is_fitted():
+    hole = hole_of((60, 60), (30, 30))
+    (region,), deep = make_regions(hole, make_recipe(start="none", start_weight=0))
+    assert region.deep
+    assert deep[30, 30]
