@@ -6,6 +6,8 @@ compiler: 1.7 s, as long as the fit of a small hole takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -21,9 +23,10 @@ class Adam:
     """
 
     def __init__(
-        self, parameters: list[torch.nn.Parameter], beta1: float = 0.9, beta2: float = 0.999
+        self, parameters: Sequence[torch.Tensor], beta1: float = 0.9, beta2: float = 0.999
     ) -> None:
-        self.parameters, self.beta1, self.beta2, self.steps = parameters, beta1, beta2, 0
+        self.parameters = list(parameters)
+        self.beta1, self.beta2, self.steps = beta1, beta2, 0
         self.mean = [torch.zeros_like(p) for p in parameters]
         self.square = [torch.zeros_like(p) for p in parameters]
 

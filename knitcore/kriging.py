@@ -11,25 +11,45 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.linalg import LinAlgError, cho_solve
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
+from threadpoolctl import ThreadpoolController
 
 from knitcore.events import drain
 
 SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
 MIN_PAIRS = 50
+F = TypeVar("F", bound=Callable[..., Any])
 LAG_REACH = 12  # lags beyond this say little about the few pixels next to a hole
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
 EVIDENCE_POINTS = 1000  # known pixels by which they are compared
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def few_threads(function: F) -> F:
+    """Leave a core to others: on a busy machine, threads that wait for each other took five times as long."""
+
+    @wraps(function)
+    def limited(*args: Any, **fields: Any) -> Any:
+        with _blas().limit(limits=max(1, min(4, (os.cpu_count() or 2) - 1)), user_api="blas"):
+            return function(*args, **fields)
+
+    return cast(F, limited)
 
 
 @dataclass(frozen=True)
@@ -240,6 +260,7 @@ def restricted_likelihood(values: np.ndarray, points: np.ndarray, model: Variogr
     return float(-0.5 * (free * np.log(np.maximum(squares, 1e-12)) + log_determinant).sum())
 
 
+@few_threads
 def choose_variogram(
     values: np.ndarray, known: np.ndarray, target: np.ndarray, step: tuple[float, ...]
 ) -> Variogram | None:
@@ -333,6 +354,7 @@ def lag_table(
     return gamma
 
 
+@few_threads
 def krige(
     values: np.ndarray, points: np.ndarray, targets: np.ndarray, model: Variogram
 ) -> tuple[np.ndarray, np.ndarray]:
