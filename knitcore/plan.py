@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects, label
+from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_objects, label
 
 from knitcore.recipe import Inpaint
 
@@ -70,17 +71,16 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
         if min(across) <= 2 * least:
             continue
         around = _grow(box, 1, hole.shape)
-        own = labels[around] == number
-        depth = float(distance_transform_edt(own).max()) if not own.all() else float(max(sides))
-        if depth <= least:
-            continue
-        deep[around] |= own
-        cell = max(DEEP_CELL, 4 * math.ceil(depth))
-        margin = math.ceil(max(recipe.margin, recipe.margin_factor * depth))
-        for piece in _cells(box, cell):
-            tight = _tighten(labels[piece] == number, piece)
-            if tight is not None:
-                found.append(Region(_grow(tight, margin, hole.shape), tight, True, depth))
+        start = [s.start for s in around]
+        for part, own, depth in _deep_parts(labels[around] == number, least):
+            margin = math.ceil(max(recipe.margin, recipe.margin_factor * depth))
+            here = _shift(part, start)
+            deep[here] |= own
+            for piece in _cells(here, max(DEEP_CELL, 4 * math.ceil(depth))):
+                inside = _shift(piece, [-s.start for s in here])
+                tight = _tighten(own[inside], piece)
+                if tight is not None:
+                    found.append(Region(_grow(tight, margin, hole.shape), tight, True, depth))
     regions = _merge(found, recipe.max_region)
     margin = math.ceil(recipe.margin)
     shallow = hole & ~deep
@@ -92,6 +92,47 @@ def make_regions(hole: np.ndarray, recipe: Inpaint) -> tuple[list[Region], np.nd
                     Region(_grow(tight, margin, hole.shape), tight, False, recipe.knit_depth)
                 )
     return regions, deep
+
+
+def _deep_parts(
+    hole: np.ndarray, least: float
+) -> Iterator[tuple[tuple[slice, ...], np.ndarray, float]]:
+    """Parts of one connected hole that are deeper than `least`, without the thin lines they hang on.
+
+    A lost tile with seams to the image's edges is one tile, and seams: fitted apart, it is not cut
+    into pieces along with them.
+
+    Parameters
+    ----------
+    hole : ndarray of bool
+        One connected hole, in a box that ends at a known pixel or at the image border.
+    least : float
+        In pixels.
+
+    Yields
+    ------
+    box : tuple of slice
+        Within `hole`.
+    own : ndarray of bool
+        The part's pixels in that box.
+    depth : float
+    """
+    if hole.all():  # no known pixel in sight
+        yield tuple(slice(0, n) for n in hole.shape), hole, float(max(hole.shape))
+        return
+    away = distance_transform_edt(hole)
+    cores, _ = label(away > least, structure=np.ones((3,) * hole.ndim))
+    for number, core in enumerate(find_objects(cores), 1):
+        reach = math.ceil(2 * least) + 1
+        box = _grow(core, reach, hole.shape)
+        mine = cores[box] == number
+        # the core was thinned by `least`: twice that, corners included, brings back all but lines
+        own = hole[box] & (distance_transform_cdt(~mine, "chessboard") <= reach)
+        yield box, own, float(away[core][cores[core] == number].max())
+
+
+def _shift(box: tuple[slice, ...], by: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(s.start + b, s.stop + b) for s, b in zip(box, by, strict=True))
 
 
 def _grow(box: tuple[slice, ...], by: int, shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -50,6 +50,18 @@ def test_near_holes_are_fitted_together_and_far_ones_apart():
     assert len(make_regions(far, FAST)[0]) == 2
 
 
+def test_a_lost_tile_is_not_cut_along_the_seams_it_hangs_on():
+    """Mosaic tile 96x128 with 3-pixel seams through the whole image: one piece, and lines."""
+    tile = (slice(180, 276), slice(150, 278))
+    seams = ((slice(180, 183), slice(0, 512)), (slice(0, 512), slice(150, 153)))
+    hole = hole_of((512, 512), tile, *seams)
+    regions, deep = make_regions(hole, FAST)
+    (region,) = [r for r in regions if r.deep]
+    assert (hole & ~deep)[tile].sum() < 0.02 * 96 * 128
+    assert region.inner[0].stop - region.inner[0].start < 96 + 2 * 14
+    assert not deep[180:183, 300:].any()
+
+
 def test_a_long_deep_scratch_is_cut_into_pieces():
     hole = hole_of((64, 1000), (slice(20, 36), slice(0, 1000)))
     regions, _ = make_regions(hole, FAST)
