@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,16 @@ LONG += ("--knit-depth", "0")  # a small hole is fitted, too
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
 
+def usual_signals():
+    """What a process in the foreground of a shell has; in the background some are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
 def start(*words, **streams):
-    """`knit` as a process of its own."""
-    return subprocess.Popen(
+    """`knit` as a process of its own, which does not outlive its test."""
+    with subprocess.Popen(
         [sys.executable, "-m", "knit_cli", *words],
         env={
             **os.environ,
@@ -25,8 +33,13 @@ def start(*words, **streams):
             "OMP_NUM_THREADS": "1",
             "TERM": "xterm",
         },
+        preexec_fn=usual_signals,
         **streams,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Terminal:
@@ -128,7 +141,7 @@ def test_without_a_terminal_there_is_no_bar(folder):
 @pytest.mark.parametrize("option", ["--quiet", None])
 def test_the_bar_shows_the_stage_and_the_time_left(folder, option):
     terminal = Terminal()
-    words = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "60", "--ensemble", "1")
+    words = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "60", "--knit-depth", "0")
     words += (option,) if option else ()
     with start(*words, stdout=subprocess.DEVNULL, stderr=terminal.side) as process:
         assert process.wait(60) == 0
