@@ -3,7 +3,7 @@
 # make lint   set up, and run the linters and the type checker
 # make clean  remove what the others made
 #
-# Another Python or folder: make test PYTHON=python3.12 VENV=/tmp/venv
+# Another Python or folder: make test PYTHON=python3.12 VENV=../env
 
 PYTHON ?= python3
 VENV ?= .venv
