@@ -49,20 +49,31 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def fit_threads() -> int:
-    """Threads of a fit on the CPU: one less than there are cores, at most four.
+def spare_cores() -> int:
+    """Cores that a computation may take: one less than there are, at most four.
 
-    The layers are so small that more threads gain nothing, and on a busy machine threads that wait
-    for each other made a fit ten times slower (measured on two cores).
+    More gain nothing on arrays this small, and on a busy machine threads that wait for each other
+    made a fit ten times slower, a solve five times (measured on two cores).
 
     Returns
     -------
     int
-        Never more than torch is set to (OMP_NUM_THREADS, `torch.set_num_threads`).
+    """
+    return max(1, min((os.cpu_count() or 2) - 1, 4))
+
+
+def fit_threads() -> int:
+    """Torch threads of a fit on the CPU.
+
+    Returns
+    -------
+    int
+        The spare cores, but never more than torch is set to (OMP_NUM_THREADS,
+        `torch.set_num_threads`).
     """
     import torch
 
-    return max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1, 4))
+    return min(torch.get_num_threads(), spare_cores())
 
 
 def device_name(device: torch.device) -> str:

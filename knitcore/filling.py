@@ -16,7 +16,7 @@ STRAY = 2.0  # a member whose fill is this many expected errors off the start is
 
 def standardise(
     canvas: np.ndarray, known: np.ndarray, recipe: Inpaint, joint: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of a box with centre 0 and spread 1, extremes held back.
 
     A hot pixel of 60 000 among signals below 100 would otherwise be all that the fit sees: values
@@ -34,11 +34,9 @@ def standardise(
     -------
     values : ndarray of float64, shape (C, *spatial)
         0 where unknown.
-    known : ndarray of bool, shape (C, *spatial)
     centre, spread : ndarray, shape (C,)
         ``canvas = values * spread + centre``.
     """
-    flat = tuple(range(1, canvas.ndim))
     values = np.zeros(canvas.shape)
     centre, spread = np.zeros(len(canvas)), np.ones(len(canvas))
     for c, channel in enumerate(canvas):
@@ -61,9 +59,9 @@ def standardise(
             spread.max() if recipe.network_output == "sigmoid" else np.sqrt((spread**2).mean())
         )
     spread[spread <= 0] = 1.0
-    shape = (-1,) + (1,) * len(flat)
+    shape = (-1,) + (1,) * (canvas.ndim - 1)
     values = np.where(known, (values - centre.reshape(shape)) / spread.reshape(shape), 0.0)
-    return values, known, centre, spread
+    return values, centre, spread
 
 
 def start_steps(

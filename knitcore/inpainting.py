@@ -307,8 +307,9 @@ def _fill_region(
     ] = True
     # deep and shallow pixels of one box are filled by different regions
     target = missing.any(0) & inner & (deep[region.box] == region.deep)
-    values, known, centre, spread = standardise(
-        to_canvas(raw, layout), ~unknown, recipe, joint=run.image.axes.endswith("S")
+    known = ~unknown
+    values, centre, spread = standardise(
+        to_canvas(raw, layout), known, recipe, joint=run.image.axes.endswith("S")
     )
 
     def paste(fill: np.ndarray, error: np.ndarray) -> None:

@@ -11,7 +11,6 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -24,16 +23,18 @@ from scipy.ndimage import distance_transform_edt
 from scipy.optimize import nnls
 from threadpoolctl import ThreadpoolController
 
+from knitcore.device import spare_cores
 from knitcore.events import drain
 
 SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
-MIN_PAIRS = 50
-F = TypeVar("F", bound=Callable[..., Any])
+MIN_PAIRS = 50  # fewer say nothing about a lag
 LAG_REACH = 12  # lags beyond this say little about the few pixels next to a hole
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
 EVIDENCE_POINTS = 1000  # known pixels by which they are compared
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @cache
@@ -42,11 +43,11 @@ def _blas() -> ThreadpoolController:
 
 
 def few_threads(function: F) -> F:
-    """Leave a core to others: on a busy machine, threads that wait for each other took five times as long."""
+    """Run a function's linear algebra on the spare cores only."""
 
     @wraps(function)
     def limited(*args: Any, **fields: Any) -> Any:
-        with _blas().limit(limits=max(1, min(4, (os.cpu_count() or 2) - 1)), user_api="blas"):
+        with _blas().limit(limits=spare_cores(), user_api="blas"):
             return function(*args, **fields)
 
     return cast(F, limited)
