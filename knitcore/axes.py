@@ -99,6 +99,30 @@ def as_image(image: Any, axes: str | None = None, *, name: str = "image") -> Ima
     return Image(image, axes, alpha=alpha, name=name)
 
 
+def check_kind(image: Image) -> None:
+    """Refuse what is no image of real numbers.
+
+    Parameters
+    ----------
+    image : Image
+
+    Raises
+    ------
+    InputError
+        Complex or other non-numbers, or no pixel at all.
+    """
+    if image.dtype.kind == "c":
+        raise InputError(
+            f"{image.name}: complex numbers; take the real part, the imaginary part or the "
+            "magnitude first"
+        )
+    if image.dtype.kind not in "biuf":
+        raise InputError(f"{image.name}: values of type {image.dtype} are not an image")
+    if 0 in image.shape:
+        sides = " x ".join(map(str, image.shape))
+        raise InputError(f"{image.name}: holds no pixel (shape {sides})")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which axes of an image are looped over, fitted jointly, and spatial.
@@ -120,13 +144,13 @@ class Layout:
     step: tuple[float, ...]
 
 
-def choose_layout(image: Image, hole: np.ndarray, planes: str) -> Layout:
+def choose_layout(image: Image, hole: np.ndarray | None, planes: str) -> Layout:
     """Decide what is a plane, a channel and a spatial axis.
 
     Parameters
     ----------
     image : Image
-    hole : ndarray of bool
+    hole : ndarray of bool, optional
         Shape of the image. Where a whole frame is lost, no plane-by-plane fit could fill it: "auto"
         then takes the time (or only other) axis as the third spatial one.
     planes : str
@@ -146,7 +170,12 @@ def choose_layout(image: Image, hole: np.ndarray, planes: str) -> Layout:
     if planes == "auto":
         looped = [a for a in free if a not in "ZYX"]
         others = tuple(i for i, a in enumerate(axes) if a in "YX" or (a == "S"))
-        if looped and "Z" not in axes and _lost_planes(hole, axes, others, image.alpha):
+        if (
+            hole is not None
+            and looped
+            and "Z" not in axes
+            and _lost_planes(hole, others, image.alpha)
+        ):
             looped.remove("T" if "T" in looped else looped[-1])
     elif planes == "none":
         looped = []
@@ -180,7 +209,7 @@ def choose_layout(image: Image, hole: np.ndarray, planes: str) -> Layout:
     )
 
 
-def _lost_planes(hole: np.ndarray, axes: str, inside: tuple[int, ...], alpha: bool) -> bool:
+def _lost_planes(hole: np.ndarray, inside: tuple[int, ...], alpha: bool) -> bool:
     if alpha:
         hole = hole[..., :-1]
     return bool(hole.all(axis=inside).any())

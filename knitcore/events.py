@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from knitcore.errors import Cancelled
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -64,6 +66,28 @@ class Note:
     level: str = "info"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """How far the work on one canvas is: what a task's numerics tell the task.
+
+    Attributes
+    ----------
+    done : float
+        Share of this canvas's work, 0 to 1.
+    text : str
+        What is being done, in a few words.
+    losses : dict of str to float
+        Current losses; empty outside a fit.
+    values : ndarray or None, shape (C, *spatial)
+        The result as it stands, in grey levels, when there is one to show.
+    """
+
+    done: float
+    text: str
+    losses: dict[str, float] = field(default_factory=dict)
+    values: np.ndarray | None = None
+
+
 Event = Progress | Preview | Note
 T = TypeVar("T")
 
@@ -72,6 +96,45 @@ class CancelToken(Protocol):
     """Anything with ``is_set()``, such as `threading.Event`."""
 
     def is_set(self) -> bool: ...
+
+
+def until_cancelled(
+    work: Generator[Event, None, T], cancel: CancelToken | None
+) -> Generator[Event, None, T]:
+    """Pass a task's events on, and end it when the cancel token is set.
+
+    Parameters
+    ----------
+    work : generator of events
+        Closed at the end, however that comes.
+    cancel : object with ``is_set()``, optional
+        Looked at before each event.
+
+    Yields
+    ------
+    Progress, Preview or Note
+
+    Returns
+    -------
+    object
+        What the generator returns.
+
+    Raises
+    ------
+    Cancelled
+        The token was set.
+    """
+    try:
+        while True:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("cancelled")
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            yield event
+    finally:
+        work.close()
 
 
 def drain(steps: Generator[Event, None, T], on_event: Callable[[Event], Any] | None = None) -> T:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +20,15 @@ from knitcore.axes import (
     to_canvas,
     to_dtype,
 )
-from knitcore.errors import Cancelled, InputError
-from knitcore.events import CancelToken, Event, Note, Preview, Progress, drain
+from knitcore.errors import InputError
+from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
 from knitcore.filling import mix_members, standardise, start_steps
 from knitcore.kriging import fit_variograms
 from knitcore.masks import resolve_mask
 from knitcore.plan import Region, make_regions
-from knitcore.recipe import Inpaint, make_recipe
-from knitcore.result import Result, make_record
+from knitcore.recipe import Inpaint, make_recipe, with_fields
+from knitcore.result import Result, array_hash
+from knitcore.running import Run
 
 if TYPE_CHECKING:
     import torch
@@ -126,49 +126,7 @@ def inpaint_steps(
     Result
     """
     work = _inpaint(image, mask, recipe, axes, previews, fields)
-    try:
-        while True:
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("cancelled")
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value
-            yield event
-    finally:
-        work.close()
-
-
-@dataclass
-class _Run:
-    """What one call carries along: its clock, its notes and its growing output."""
-
-    image: Image
-    recipe: Inpaint
-    layout: Layout
-    hole: np.ndarray
-    out: np.ndarray
-    std: np.ndarray
-    total: float = 0.0
-    done: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-    seconds: dict[str, float] = field(default_factory=lambda: {"start": 0.0, "fit": 0.0})
-    losses: list[dict[str, float]] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    restarts: int = 0
-    parameters: int = 0
-
-    def progress(
-        self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
-    ) -> Progress:
-        fraction = min(1.0, (self.done + part) / self.total) if self.total else 0.0
-        spent = time.monotonic() - self.began
-        left = spent * (1 - fraction) / fraction if fraction > 0.02 else math.nan
-        return Progress(fraction, stage, dict(losses or {}), spent, left)
-
-    def note(self, text: str, level: str = "info") -> Note:
-        self.notes.append(Note(text, level))
-        return self.notes[-1]
+    return (yield from until_cancelled(work, cancel))
 
 
 def _inpaint(
@@ -181,21 +139,18 @@ def _inpaint(
 ) -> Generator[Event, None, Result]:
     began = time.monotonic()
     source = as_image(image, axes)
-    if recipe is None:
-        recipe = make_recipe("inpaint", **fields)
-    elif fields:
-        recipe = make_recipe(**{**recipe.model_dump(), **fields})
+    recipe = with_fields(recipe, fields) if recipe else make_recipe("inpaint", **fields)
     hole, notes = resolve_mask(source, mask, recipe)
     data = np.asarray(source.data)
     layout = choose_layout(source, hole, recipe.planes)
-    run = _Run(
+    run = Run(
         image=source,
         recipe=recipe,
         layout=layout,
-        hole=hole,
         out=np.array(data, dtype=source.dtype.newbyteorder("=")),
         std=np.zeros(source.shape, np.float32),
         began=began,
+        seconds={"start": 0.0, "fit": 0.0},
     )
     for note in notes:
         yield run.note(note.text, note.level)
@@ -217,7 +172,7 @@ def _inpaint(
         device = choose_device(recipe.device)
     for number, (plane, region, deep) in enumerate(jobs, 1):
         stage = f"region {number} of {len(jobs)}"
-        yield from _fill_region(run, plane, region, deep, device, stage, previews)
+        yield from _fill_region(run, hole, plane, region, deep, device, stage, previews)
         run.done += _cost(region, recipe)
     if source.alpha and (
         mask == "alpha" if isinstance(mask, str) else recipe.alpha_channel == "mask"
@@ -232,17 +187,17 @@ def _inpaint(
             )
     run.total = run.done = 1.0
     yield run.progress("done")
-    record = make_record(
-        source,
-        hole,
-        recipe,
-        device=device,
-        notes=run.notes,
-        losses=run.losses,
-        seconds={**run.seconds, "total": time.monotonic() - began},
+    # the samples of a pixel are filled together: count pixels, not colours
+    pixels = hole[..., 0] if source.axes.endswith("S") else hole
+    filled = int(np.count_nonzero(pixels))
+    record = run.record(
+        device,
+        mask={
+            "sha256": array_hash(hole),
+            "filled": filled,
+            "fraction": filled / max(1, pixels.size),
+        },
         regions=len(jobs),
-        restarts=run.restarts,
-        parameters=run.parameters,
     )
     return Result(run.out, hole, run.std, record, source)
 
@@ -276,7 +231,8 @@ def _cost(region: Region, recipe: Inpaint) -> float:
 
 
 def _fill_region(
-    run: _Run,
+    run: Run[Inpaint],
+    hole: np.ndarray,
     plane: tuple[int, ...],
     region: Region,
     deep: np.ndarray,
@@ -288,7 +244,7 @@ def _fill_region(
     whole = tuple(slice(0, run.image.shape[a]) for a in layout.spatial)
     index = box_index(run.image, layout, plane, region.box)
     raw = np.asarray(run.image.data[index])
-    missing = to_canvas(run.hole[index], layout)
+    missing = to_canvas(hole[index], layout)
     unknown = missing | _transparent(run.image, index, layout)
     if unknown.reshape(len(unknown), -1).all(1).any():
         if region.box == whole:
@@ -296,7 +252,7 @@ def _fill_region(
                 f"{run.image.name}: all pixels that are not to be filled are transparent"
             )
         region = replace(region, box=whole)  # no channel may be left without anything to go by
-        yield from _fill_region(run, plane, region, deep, device, stage, previews)
+        yield from _fill_region(run, hole, plane, region, deep, device, stage, previews)
         return
     inner = np.zeros(missing.shape[1:], bool)
     inner[

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knitcore.axes import Image
+from knitcore.axes import Image, check_kind
 from knitcore.errors import InputError
 from knitcore.events import Note
 from knitcore.recipe import Inpaint
@@ -46,7 +46,7 @@ def resolve_mask(image: Image, mask: Any, recipe: Inpaint) -> tuple[np.ndarray, 
         The mask does not fit the image, is ambiguous, or leaves no known pixel; or the image is
         not of real numbers.
     """
-    _check_kind(image)
+    check_kind(image)
     notes: list[Note] = []
     if mask is None or isinstance(mask, str):
         for name in ("mask_label", "invert_mask"):
@@ -61,18 +61,6 @@ def resolve_mask(image: Image, mask: Any, recipe: Inpaint) -> tuple[np.ndarray, 
     fill = _join(image, fill, mask, recipe, notes)
     _judge(image, fill, notes)
     return fill, notes
-
-
-def _check_kind(image: Image) -> None:
-    if image.dtype.kind == "c":
-        raise InputError(
-            f"{image.name}: complex numbers; take the real part, the imaginary part or the "
-            "magnitude first"
-        )
-    if image.dtype.kind not in "biuf":
-        raise InputError(f"{image.name}: values of type {image.dtype} are not an image")
-    if 0 in image.shape:
-        raise InputError(f"{image.name}: holds no pixel (shape {_size(image.shape)})")
 
 
 def _colours(image: Image) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import (
@@ -28,57 +28,63 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024  # records carry more than the recipe, such a
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
+# The article's networks, losses and optimiser, alike for its three tasks.
+_ARTICLE: dict[str, Any] = {
+    "coordinates": "unit",
+    "fourier_scales": (10.0,),
+    "frequencies": 256,
+    "width": 256,
+    "depth": 4,
+    "scales": (1, 2, 4),
+    "reconstructor": "plain",
+    "reconstructor_depth": 2,
+    "network_output": "sigmoid",
+    "ensemble": 1,
+    "steps": 4000,
+    "tile": 48,
+    "tiles": 0,
+    "rate": 1e-3,
+    "adam_beta2": 0.999,
+    "rate_schedule": "constant",
+    "average": 0.0,
+    "pixel_loss": "l1",
+    "alpha_start": 1e-5,
+    "alpha": 500.0,
+    "alpha_ramp": "logistic",
+    "beta": 1.0,
+    "gamma": 1e-4,
+    "discriminator": True,
+}
+
 # Only this module reads `preset`: afterwards each field is concrete, so that a record replays
 # under a later version whose presets changed.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "inpaint": {
         "fast": {},  # the fields' own defaults
         "paper": {
+            **_ARTICLE,
             "region": "image",
             "start": "none",
             "start_weight": 0.0,
             "knit_depth": 0.0,
             "directed": False,
-            "coordinates": "unit",
-            "fourier_scales": (10.0,),
-            "frequencies": 256,
-            "width": 256,
-            "depth": 4,
-            "scales": (1, 2, 4),
-            "reconstructor": "plain",
-            "reconstructor_depth": 2,
-            "network_output": "sigmoid",
-            "ensemble": 1,
-            "steps": 4000,
-            "tile": 48,
-            "tiles": 0,
-            "rate": 1e-3,
-            "adam_beta2": 0.999,
-            "rate_schedule": "constant",
-            "average": 0.0,
-            "pixel_loss": "l1",
-            "alpha_start": 1e-5,
-            "alpha": 500.0,
-            "alpha_ramp": "logistic",
-            "beta": 1.0,
-            "gamma": 1e-4,
-            "discriminator": True,
         },
-    }
+    },
+    "denoise": {"fast": {}, "paper": {**_ARTICLE, "method": "knitwork"}},
+    "super-resolve": {
+        "fast": {},
+        "paper": {**_ARTICLE, "method": "knitwork", "gamma": 1e-2, "tile": 64},
+    },
 }
 
 
-class Inpaint(BaseModel):
-    """Settings of `knitcore.inpaint`; fields left out take the preset's values."""
+class Recipe(BaseModel):
+    """What the recipes of all tasks have: the knitwork and how it is fitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
-    preset: Literal["fast", "paper"] = Field(
-        "fast",
-        description="'fast' fits the region round each hole; 'paper' follows the article "
-        "equation by equation on the whole image (hours on a CPU).",
-    )
+    task: str
+    preset: Literal["fast", "paper"] = Field("fast", description="A set of values for the fields.")
     seed: int = Field(0, ge=0, lt=2**63, description="Start of all random numbers.")
     device: str = Field(
         "auto",
@@ -87,68 +93,11 @@ class Inpaint(BaseModel):
     )
     ensemble: int = Field(4, ge=1, le=64, description="Networks fitted side by side and averaged.")
     steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
-
-    # mask
-    mask_label: int | None = Field(
-        None, ge=1, description="Fill only this label of the mask (default: every non-zero value)."
-    )
-    invert_mask: bool = Field(False, description="Fill where the mask is zero.")
-    alpha_channel: Literal["keep", "mask"] = Field(
-        "keep",
-        description="'keep' copies alpha to the output; 'mask' also fills fully transparent pixels.",
-    )
-    saturated_as_hole: bool = Field(
-        False, description="Fill pixels at the highest value of an integer type."
-    )
-
-    # what is fitted
     planes: str = Field(
         "auto",
         pattern=r"^(auto|none|[A-Z]+)$",
         description="Axes fitted plane by plane (e.g. T or TZ); 'auto': every axis but C, Y, X and Z; "
         "'none': no axis.",
-    )
-    region: Literal["hole", "image"] = Field(
-        "hole", description="Fit only the region round each hole, or the whole image."
-    )
-    margin: float = Field(
-        24.0,
-        ge=2,
-        le=4096,
-        description="Least width of known pixels fitted round a hole, in pixels.",
-    )
-    margin_factor: float = Field(
-        1.5,
-        ge=0,
-        le=16,
-        description="Width of that margin in units of the hole's depth, if larger.",
-    )
-    max_region: int = Field(
-        65536,
-        ge=1024,
-        le=2**24,
-        description="Most coordinates that near holes are joined to one region with.",
-    )
-    start: Literal["kriging", "harmonic", "none"] = Field(
-        "kriging", description="Smooth fill the knitwork falls back on."
-    )
-    start_weight: float = Field(
-        0.4,
-        ge=0,
-        le=1,
-        description="Share of that smooth fill in the result even if all members agree.",
-    )
-    agreement: PositiveFloat = Field(
-        0.15,
-        le=100,
-        description="Scatter of the members, in units of the kriged start's expected error, at which "
-        "the knitwork's share of the result is halved.",
-    )
-    knit_depth: float = Field(
-        6.0,
-        ge=0,
-        le=4096,
-        description="Holes nowhere deeper than this (pixels) are filled by the start alone.",
     )
 
     # networks
@@ -163,10 +112,6 @@ class Inpaint(BaseModel):
         min_length=1,
         max_length=64,
         description="Fourier scale of each member, repeated.",
-    )
-    directed: bool = Field(
-        True,
-        description="Draw Fourier frequencies along the directions of the known pixels' variogram.",
     )
     frequencies: int = Field(64, ge=1, le=4096, description="Random Fourier frequencies.")
     width: int = Field(64, ge=4, le=4096, description="Units in a hidden layer of the patch MLP.")
@@ -247,14 +192,12 @@ class Inpaint(BaseModel):
     def _fill_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        preset = values.get("preset", "fast")
-        known = PRESETS["inpaint"].get(preset, {}) if isinstance(preset, str) else {}
+        preset = str(values.get("preset", "fast"))
+        known = PRESETS[cls.model_fields["task"].default].get(preset, {})
         return {**known, **values}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Inpaint:
-        if self.start == "none" and self.start_weight > 0:
-            raise ValueError("start_weight must be 0 when start is none")
+    def _tile_holds_patches(self) -> Recipe:
         if self.tile <= 2 * max(self.scales):
             raise ValueError(
                 f"tile ({self.tile}) must be larger than twice the largest scale ({max(self.scales)})"
@@ -262,39 +205,356 @@ class Inpaint(BaseModel):
         return self
 
 
-def make_recipe(task: str = "inpaint", **fields: Any) -> Inpaint:
+class Inpaint(Recipe):
+    """Settings of `knitcore.inpaint`; fields left out take the preset's values."""
+
+    task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
+    preset: Literal["fast", "paper"] = Field(
+        "fast",
+        description="'fast' fits the region round each hole; 'paper' follows the article "
+        "equation by equation on the whole image (hours on a CPU).",
+    )
+
+    # mask
+    mask_label: int | None = Field(
+        None, ge=1, description="Fill only this label of the mask (default: every non-zero value)."
+    )
+    invert_mask: bool = Field(False, description="Fill where the mask is zero.")
+    alpha_channel: Literal["keep", "mask"] = Field(
+        "keep",
+        description="'keep' copies alpha to the output; 'mask' also fills fully transparent pixels.",
+    )
+    saturated_as_hole: bool = Field(
+        False, description="Fill pixels at the highest value of an integer type."
+    )
+
+    # what is fitted
+    region: Literal["hole", "image"] = Field(
+        "hole", description="Fit only the region round each hole, or the whole image."
+    )
+    margin: float = Field(
+        24.0,
+        ge=2,
+        le=4096,
+        description="Least width of known pixels fitted round a hole, in pixels.",
+    )
+    margin_factor: float = Field(
+        1.5,
+        ge=0,
+        le=16,
+        description="Width of that margin in units of the hole's depth, if larger.",
+    )
+    max_region: int = Field(
+        65536,
+        ge=1024,
+        le=2**24,
+        description="Most coordinates that near holes are joined to one region with.",
+    )
+    start: Literal["kriging", "harmonic", "none"] = Field(
+        "kriging", description="Smooth fill the knitwork falls back on."
+    )
+    start_weight: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Share of that smooth fill in the result even if all members agree.",
+    )
+    agreement: PositiveFloat = Field(
+        0.15,
+        le=100,
+        description="Scatter of the members, in units of the kriged start's expected error, at which "
+        "the knitwork's share of the result is halved.",
+    )
+    knit_depth: float = Field(
+        6.0,
+        ge=0,
+        le=4096,
+        description="Holes nowhere deeper than this (pixels) are filled by the start alone.",
+    )
+    directed: bool = Field(
+        True,
+        description="Draw Fourier frequencies along the directions of the known pixels' variogram.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Inpaint:
+        if self.start == "none" and self.start_weight > 0:
+            raise ValueError("start_weight must be 0 when start is none")
+        return self
+
+
+class Denoise(Recipe):
+    """Settings of `knitcore.denoise`; fields left out take the preset's values."""
+
+    task: Literal["denoise"] = Field("denoise", description="The task this recipe is for.")
+    preset: Literal["fast", "paper"] = Field(
+        "fast",
+        description="'fast' fits a blind-spot patch network and refines it by patch posteriors; "
+        "'paper' follows the article equation by equation on the whole image (hours on a CPU).",
+    )
+
+    # noise
+    noise: Literal["auto", "gaussian", "poisson-gaussian"] = Field(
+        "auto",
+        description="Kind of noise: of one strength (gaussian), or of variance gain * value + offset "
+        "(poisson-gaussian); 'auto' decides by the image and says which.",
+    )
+    sigma: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="Noise's standard deviation in grey levels (default: estimated).",
+    )
+    gain: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="Noise variance per grey level, for poisson-gaussian (default: estimated).",
+    )
+    offset: float | None = Field(
+        None,
+        ge=-1e18,
+        le=1e18,
+        description="Noise variance at grey level 0, may be negative, for poisson-gaussian "
+        "(default: estimated).",
+    )
+    blind_spot: str = Field(
+        "auto",
+        pattern=r"^(auto|x|y|[0-9])$",
+        description="Pixels hidden from the prediction of a pixel: itself (0), a square reaching N "
+        "pixels to each side, or a line along x or y, for noise that is correlated there; "
+        "'auto' looks for such noise.",
+    )
+    nan_as_hole: bool = Field(
+        False, description="Fill NaN and infinite pixels instead of refusing them."
+    )
+    channels: Literal["joint", "separate"] = Field(
+        "joint", description="Denoise colours and channels together, or each by itself."
+    )
+
+    # what is fitted
+    method: Literal["blind-spot", "knitwork"] = Field(
+        "blind-spot",
+        description="A blind-spot network with patch posteriors, or the article's knitwork.",
+    )
+    batch: int = Field(
+        1024, ge=16, le=2**20, description="Pixels a step of the blind-spot fit sees."
+    )
+    width: int = Field(128, ge=4, le=4096, description="Units in a hidden layer of the networks.")
+    rate: PositiveFloat = Field(4e-3, le=1.0, description="Highest learning rate of the fit.")
+    patch: int = Field(
+        5, ge=2, le=15, description="Side of the patches of the posterior, in pixels."
+    )
+    window: int = Field(
+        10, ge=1, le=64, description="How far similar patches are looked for, in pixels."
+    )
+    group: int = Field(48, ge=4, le=1024, description="Similar patches that share a prior.")
+    stride: int = Field(
+        2, ge=1, le=8, description="Step between the patches a group is looked for."
+    )
+    passes: int = Field(
+        2, ge=0, le=8, description="How often the posterior is repeated on its own result."
+    )
+    block: int = Field(
+        256,
+        ge=32,
+        le=8192,
+        description="Side of the pieces a large image is worked on in, in pixels.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Denoise:
+        if self.patch % 2 == 0:
+            raise ValueError("patch must be odd")
+        if self.sigma is not None and (self.gain is not None or self.offset is not None):
+            raise ValueError("give sigma, or gain and offset, not both")
+        if self.noise == "gaussian" and (self.gain is not None or self.offset is not None):
+            raise ValueError("gain and offset belong to poisson-gaussian noise")
+        if self.noise == "poisson-gaussian" and self.sigma is not None:
+            raise ValueError("sigma belongs to gaussian noise; give gain and offset")
+        if (self.gain is None) != (self.offset is None):
+            raise ValueError("give gain and offset together")
+        return self
+
+
+class SuperResolve(Recipe):
+    """Settings of `knitcore.super_resolve`; fields left out take the preset's values."""
+
+    task: Literal["super-resolve"] = Field(
+        "super-resolve", description="The task this recipe is for."
+    )
+    preset: Literal["fast", "paper"] = Field(
+        "fast",
+        description="'fast' estimates the kernel from the image's spectrum and solves with patch "
+        "posteriors; 'paper' follows the article equation by equation (hours on a CPU).",
+    )
+
+    scale: str = Field(
+        "2",
+        description="Factor from 1 to 8, such as 2 or 1.5 (rows and columns), or one for each of the "
+        "last axes, such as 1x2x2.",
+    )
+    kernel: str = Field(
+        "estimate",
+        min_length=1,
+        max_length=1024,
+        description="How the image lost its resolution: estimate, delta, gaussian:S (standard "
+        "deviation in output pixels; gaussian:SY,SX,ANGLE), or an image file with the kernel.",
+    )
+    nan_as_hole: bool = Field(
+        False, description="Fill NaN and infinite pixels instead of refusing them."
+    )
+    channels: Literal["joint", "separate"] = Field(
+        "joint", description="Work on colours and channels together, or on each by itself."
+    )
+
+    # what is fitted
+    method: Literal["posterior", "knitwork"] = Field(
+        "posterior", description="Patch posteriors with data steps, or the article's knitwork."
+    )
+    patch: int = Field(
+        5, ge=2, le=15, description="Side of the patches of the posterior, in pixels."
+    )
+    window: int = Field(
+        10, ge=1, le=64, description="How far similar patches are looked for, in pixels."
+    )
+    group: int = Field(48, ge=4, le=1024, description="Similar patches that share a prior.")
+    stride: int = Field(
+        2, ge=1, le=8, description="Step between the patches a group is looked for."
+    )
+    passes: int = Field(4, ge=0, le=32, description="Rounds of data step and patch posterior.")
+    block: int = Field(
+        256,
+        ge=32,
+        le=8192,
+        description="Side of the pieces a large image is worked on in, in pixels.",
+    )
+
+    # the article's degradation kernel, a deep linear network
+    kernel_layers: int = Field(3, ge=1, le=8, description="Layers of the linear kernel network.")
+    kernel_width: int = Field(8, ge=1, le=256, description="Channels between these layers.")
+    kernel_weight: float = Field(
+        1.0, ge=0, le=1e6, description="Weight of |1 - sum of the kernel| in the loss."
+    )
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _plain_scale(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return f"{value:g}"
+        if isinstance(value, (list, tuple)) and value:
+            return "x".join(f"{factor:g}" for factor in value)
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _readable_scale(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(x[0-9]+(\.[0-9]+)?){0,2}", value):
+            raise ValueError("must be a factor such as 2 or 1.5, or one an axis such as 1x2x2")
+        if not all(1 <= float(factor) <= 8 for factor in value.split("x")):
+            raise ValueError("factors must lie between 1 and 8")
+        return value
+
+    @field_validator("kernel")
+    @classmethod
+    def _readable_kernel(cls, value: str) -> str:
+        if value.startswith("gaussian:"):
+            parts = value.removeprefix("gaussian:").split(",")
+            try:
+                numbers = [float(part) for part in parts]
+            except ValueError:
+                numbers = []
+            if len(numbers) not in (1, 2, 3) or not all(0 <= n <= 100 for n in numbers[:2]):
+                raise ValueError("must be gaussian:S, gaussian:SY,SX or gaussian:SY,SX,ANGLE")
+        return value
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Factors along the last axes; a single one is meant for Y and X."""
+        return tuple(float(factor) for factor in self.scale.split("x"))
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "inpaint": Inpaint,
+    "denoise": Denoise,
+    "super-resolve": SuperResolve,
+}
+
+
+@overload
+def make_recipe(task: Literal["inpaint"] = "inpaint", **fields: Any) -> Inpaint: ...
+@overload
+def make_recipe(task: Literal["denoise"], **fields: Any) -> Denoise: ...
+@overload
+def make_recipe(task: Literal["super-resolve"], **fields: Any) -> SuperResolve: ...
+@overload
+def make_recipe(task: str, **fields: Any) -> Recipe: ...
+def make_recipe(task: str = "inpaint", **fields: Any) -> Recipe:
     """Check settings and fill in the rest from the preset.
 
     Parameters
     ----------
     task : str
-        "inpaint".
+        "inpaint", "denoise" or "super-resolve".
     **fields
         Fields of the task's recipe.
 
     Returns
     -------
-    Inpaint
+    Inpaint, Denoise or SuperResolve
 
     Raises
     ------
     RecipeError
         One line a field: which, what was wrong, what is allowed.
     """
-    if task != "inpaint":
-        raise RecipeError(f"unknown task {task!r}; this version knows: inpaint")
+    model = RECIPES.get(task)
+    if model is None:
+        raise RecipeError(f"unknown task {task!r}; this version knows: {', '.join(RECIPES)}")
     try:
-        return Inpaint(**fields)
+        return model(**fields)
     except ValidationError as error:
-        raise RecipeError(_explain(error)) from None
+        raise RecipeError(_explain(error, model)) from None
 
 
-def _explain(error: ValidationError) -> str:
+R = TypeVar("R", bound=Recipe)
+
+
+def with_fields(recipe: R, fields: dict[str, Any]) -> R:
+    """A recipe with some of its fields replaced, checked anew.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    fields : dict
+        Not the preset: every field of a recipe has its value already.
+
+    Returns
+    -------
+    Recipe
+        Of the same task.
+
+    Raises
+    ------
+    RecipeError
+        As `make_recipe`.
+    """
+    if not fields:
+        return recipe
+    if fields.get("preset", recipe.preset) != recipe.preset:
+        raise RecipeError(
+            f"`preset`: the recipe gives every field by itself, so preset {fields['preset']!r} would "
+            "change nothing; make a new recipe of that preset"
+        )
+    return make_recipe(**{**recipe.model_dump(), **fields})  # type: ignore[return-value]
+
+
+def _explain(error: ValidationError, model: type[Recipe]) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, Inpaint.model_fields, n=1)
+            near = difflib.get_close_matches(name, model.model_fields, n=1)
             lines.append(f"unknown key `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
         else:
             message = item["msg"].removeprefix("Value error, ")
@@ -339,7 +599,7 @@ def _plain_integer(loader: Any, node: Any) -> int:
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _plain_integer)
 
 
-def load_recipe(path: str | Path) -> Inpaint:
+def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe from YAML or JSON, or from a record (``*.knit.json``).
 
     Parameters
@@ -349,7 +609,7 @@ def load_recipe(path: str | Path) -> Inpaint:
 
     Returns
     -------
-    Inpaint
+    Inpaint, Denoise or SuperResolve
 
     Raises
     ------
@@ -359,24 +619,27 @@ def load_recipe(path: str | Path) -> Inpaint:
     return override_recipe(path)
 
 
-def override_recipe(path: str | Path, **fields: Any) -> Inpaint:
+def override_recipe(path: str | Path, task: str | None = None, **fields: Any) -> Recipe:
     """Read a recipe and replace some of its fields before the preset fills in the others.
 
     Parameters
     ----------
     path : path-like
         As for `load_recipe`.
+    task : str, optional
+        The only task the recipe may be for. (A file that names none is taken to be for it.)
     **fields
         Fields that take precedence over the file's.
 
     Returns
     -------
-    Inpaint
+    Inpaint, Denoise or SuperResolve
 
     Raises
     ------
     RecipeError
-        As `load_recipe`; also when a preset is asked for that the file's own fields would undo.
+        As `load_recipe`; also when it is for another task, or when a preset is asked for that the
+        file's own fields would undo.
     """
     path = Path(path)
     text, values = _recipe_text(path)
@@ -386,9 +649,17 @@ def override_recipe(path: str | Path, **fields: Any) -> Inpaint:
             f"{path}: written for recipe version {version}; this program reads version "
             f"{RECIPE_VERSION}. Update napari-knitworks, or remove the line and check the fields."
         )
-    values = {"task": "inpaint", **{str(key): value for key, value in values.items()}}
+    values = {str(key): value for key, value in values.items()}
+    own = values.pop("task", task or "inpaint")
+    if task not in (None, own):
+        raise RecipeError(f"{path}: is for the task {own!r}, not {task!r}")
+    if str(own) not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise RecipeError(
+            f"{path}{_line(text, '`task`')}: unknown task {own!r}; this version knows: {known}"
+        )
     preset, given = fields.get("preset"), values.get("preset", "fast")
-    if preset not in (None, given) and set(values) >= set(Inpaint.model_fields) - {
+    if preset not in (None, given) and set(values) >= set(RECIPES[own].model_fields) - {
         "task",
         "preset",
     }:
@@ -397,7 +668,7 @@ def override_recipe(path: str | Path, **fields: Any) -> Inpaint:
             "change nothing; leave out one of the two"
         )
     try:
-        return make_recipe(**{**values, **fields})
+        return make_recipe(own, **{**values, **fields})
     except RecipeError as error:
         lines = str(error).splitlines()
         raise RecipeError("\n".join(f"{path}{_line(text, ln)}: {ln}" for ln in lines)) from None
@@ -441,12 +712,12 @@ def _line(text: str, message: str) -> str:
     return f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
 
 
-def recipe_fields(recipe: Inpaint) -> dict[str, Any]:
+def recipe_fields(recipe: Recipe) -> dict[str, Any]:
     """Every field of a recipe as plain JSON types, with the recipe version.
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
 
     Returns
     -------
@@ -455,12 +726,12 @@ def recipe_fields(recipe: Inpaint) -> dict[str, Any]:
     return {"recipe_version": RECIPE_VERSION, **recipe.model_dump(mode="json")}
 
 
-def save_recipe(recipe: Inpaint, path: str | Path) -> None:
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write a recipe as YAML (or JSON for ``.json``), every field concrete.
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     path : path-like
         Overwritten if present.
     """
@@ -472,12 +743,12 @@ def save_recipe(recipe: Inpaint, path: str | Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def consistency_weight(recipe: Inpaint, done: float) -> float:
+def consistency_weight(recipe: Recipe, done: float) -> float:
     """Weight alpha of the cross-patch consistency when a share `done` of the steps is over.
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     done : float
         0 to 1. The exponential ramp ends at 0.7; the logistic one is centred at one half.
 

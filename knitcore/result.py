@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from knitcore.axes import Image
+from knitcore.errors import InputError
 from knitcore.events import Note
-from knitcore.recipe import Inpaint, recipe_fields
+from knitcore.recipe import Recipe, recipe_fields
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +29,21 @@ class Result:
     Attributes
     ----------
     image : ndarray
-        Shape and dtype of the input; pixels outside the mask are the input's, bit for bit.
+        dtype of the input. Shape of the input, or enlarged by super-resolution. Inpainting keeps
+        pixels outside the mask bit for bit.
     synthesised : ndarray of bool
-        True where a pixel was invented; shape of `image`.
+        True where a pixel was invented rather than measured; shape of `image`. All of a
+        super-resolved image is, nothing of a denoised one but filled NaN.
     std : ndarray of float32
-        Expected error of each invented pixel in grey levels of the input, 0 at known pixels.
+        Expected error of each pixel in grey levels of the input, 0 at pixels that were kept.
     record : dict
         JSON-ready: concrete recipe, versions, device, hashes, times, losses, warnings.
     source : Image
         The input with its axes, pixel size and units.
+    kernel : ndarray of float or None, shape (*spatial)
+        Super-resolution: how the fine image becomes the input, on the grid of `image`; its sum is 1.
+    factors : dict of str to float
+        Super-resolution: enlargement by axis letter.
     """
 
     image: np.ndarray
@@ -44,6 +51,24 @@ class Result:
     std: np.ndarray
     record: dict[str, Any] = field(repr=False)
     source: Image = field(repr=False)
+    kernel: np.ndarray | None = field(default=None, repr=False)
+    factors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def residual(self) -> np.ndarray:
+        """What was taken away, input minus output, float32: noise, and no structure one hopes."""
+        if self.factors:
+            raise InputError("an enlarged image has no residual on the input's pixels")
+        taken = np.asarray(self.source.data).astype(np.float32)
+        # infinite minus infinite is nothing taken away
+        with np.errstate(invalid="ignore"):
+            taken -= self.image.astype(np.float32)
+        return np.nan_to_num(taken, copy=False, posinf=0.0, neginf=0.0)
+
+    def as_image(self) -> Image:
+        """The output with its axes, units and pixel size."""
+        size = {a: s / self.factors.get(a, 1.0) for a, s in self.source.pixel_size.items()}
+        return replace(self.source, data=self.image, pixel_size=size)
 
 
 def array_hash(array: np.ndarray) -> str:
@@ -85,40 +110,37 @@ def versions() -> dict[str, str]:
 
 def make_record(
     image: Image,
-    hole: np.ndarray,
-    recipe: Inpaint,
+    recipe: Recipe,
     *,
     device: torch.device | None,
     notes: list[Note],
     losses: list[dict[str, float]],
     seconds: dict[str, float],
-    regions: int,
     restarts: int,
     parameters: int,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Everything needed to repeat a run and to judge its result, JSON-ready.
 
     Parameters
     ----------
     image : Image
-    hole : ndarray of bool
-        Shape of the image: what was filled.
-    recipe : Inpaint
+    recipe : Recipe
     device : torch.device or None
         None if nothing had to be fitted.
     notes : list of Note
     losses : list of dict
         Last losses of each fit; the record has their means.
     seconds : dict of str to float
-    regions, restarts, parameters : int
+    restarts, parameters : int
+    **facts
+        What only this task has to tell: mask, regions, noise, kernel.
 
     Returns
     -------
     dict
     """
-    # the samples of a pixel are filled together: count pixels, not colours
-    pixels = hole[..., 0] if image.axes.endswith("S") else hole
-    filled, threads, name = int(np.count_nonzero(pixels)), 0, ""
+    threads, name = 0, ""
     if device is not None:
         from knitcore.device import device_name, fit_threads
 
@@ -140,12 +162,7 @@ def make_record(
             "pixel_size": dict(image.pixel_size),
             "unit": dict(image.unit),
         },
-        "mask": {
-            "sha256": array_hash(hole),
-            "filled": filled,
-            "fraction": filled / max(1, pixels.size),
-        },
-        "regions": regions,
+        **facts,
         "parameters": parameters,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "losses": {

@@ -1,0 +1,228 @@
+"""One call of a task: its clock, its notes, its planes, and what goes into the record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from knitcore.axes import Image, Layout, box_index, from_canvas, plane_numbers, to_canvas, to_dtype
+from knitcore.errors import InputError
+from knitcore.events import Event, Note, Preview, Progress, Stage
+from knitcore.harmonic import harmonic_fill
+from knitcore.recipe import Recipe
+from knitcore.result import make_record
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Recipe)
+
+
+@dataclass
+class Run(Generic[R]):
+    """What one call carries along.
+
+    Attributes
+    ----------
+    image : Image
+    recipe : Recipe
+    layout : Layout
+    out, std : ndarray
+        The growing output in the input's dtype and axes, and its expected error (float32).
+    total, done : float
+        All the work and what is over, in one unit.
+    """
+
+    image: Image
+    recipe: R
+    layout: Layout
+    out: np.ndarray
+    std: np.ndarray
+    total: float = 0.0
+    done: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    restarts: int = 0
+    parameters: int = 0
+
+    def progress(
+        self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
+    ) -> Progress:
+        """How far the run is when `part` of the work under way is over."""
+        fraction = min(1.0, (self.done + part) / self.total) if self.total else 0.0
+        spent = time.monotonic() - self.began
+        left = spent * (1 - fraction) / fraction if fraction > 0.02 else math.nan
+        return Progress(fraction, stage, dict(losses or {}), spent, left)
+
+    def note(self, text: str, level: str = "info") -> Note:
+        """Keep a note for the record; each text once."""
+        found = Note(text, level)
+        if found not in self.notes:
+            self.notes.append(found)
+        return found
+
+    def record(self, device: torch.device | None, **facts: Any) -> dict[str, Any]:
+        """The record of the run, which ends here."""
+        return make_record(
+            self.image,
+            self.recipe,
+            device=device,
+            notes=self.notes,
+            losses=self.losses,
+            seconds={**self.seconds, "total": time.monotonic() - self.began},
+            restarts=self.restarts,
+            parameters=self.parameters,
+            **facts,
+        )
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One plane (or volume) of an image, with the channels that are worked on together.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (C, *spatial)
+        Grey levels; finite.
+    filled : ndarray of bool, shape (C, *spatial), or None
+        Where values were missing and are only a smooth fill.
+    plane : tuple of int
+    channels : slice
+        Of the plane's channels.
+    label : str
+        Which one it is, in words, empty if there is only one.
+    key : str
+        Seeds its random numbers.
+    """
+
+    values: np.ndarray
+    filled: np.ndarray | None
+    plane: tuple[int, ...]
+    channels: slice
+    label: str
+    key: str
+
+
+def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[tuple[Canvas, int]]:
+    """Planes of an image, one after the other, and how many there are.
+
+    Parameters
+    ----------
+    image : Image
+    layout : Layout
+    joint : bool
+        All channels of a plane at once, or one after the other.
+    fill : bool
+        Fill NaN and infinite values smoothly rather than refuse them.
+
+    Yields
+    ------
+    Canvas, int
+
+    Raises
+    ------
+    InputError
+        Values that are not finite.
+    """
+    whole = tuple(slice(0, image.shape[a]) for a in layout.spatial)
+    planes = list(plane_numbers(image, layout))
+    for plane in planes:
+        raw = to_canvas(np.asarray(image.data[box_index(image, layout, plane, whole)]), layout)
+        groups = [slice(0, len(raw))] if joint else [slice(c, c + 1) for c in range(len(raw))]
+        named = [f"{image.axes[a]} {i}" for a, i in zip(layout.planes, plane, strict=True)]
+        for channels in groups:
+            values = raw[channels].astype(np.float32)
+            lost = ~np.isfinite(values) if image.dtype.kind == "f" else None
+            if lost is not None and lost.any():
+                values = _without_holes(image, values, lost, fill)
+            else:
+                lost = None
+            words = named + ([f"channel {channels.start}"] if len(groups) > 1 else [])
+            key = f"{plane}{channels.start}"
+            canvas = Canvas(values, lost, plane, channels, ", ".join(words), key)
+            yield canvas, len(planes) * len(groups)
+
+
+def _without_holes(image: Image, values: np.ndarray, lost: np.ndarray, fill: bool) -> np.ndarray:
+    if not fill:
+        raise InputError(
+            f"{image.name}: {np.count_nonzero(lost):,} values are NaN or infinite; fill them first "
+            "(knit inpaint --mask nan), or set nan_as_hole (--nan-as-hole)"
+        )
+    if lost.reshape(len(lost), -1).all(1).any():
+        raise InputError(f"{image.name}: a plane holds nothing but NaN and infinite values")
+    return harmonic_fill(values, ~lost, np.asarray(lost.any(0))).astype(np.float32)
+
+
+def work_through(
+    run: Run[Any],
+    work: Callable[[Canvas], Generator[Stage, None, T]],
+    paste: Callable[[Canvas, T], tuple[np.ndarray, np.ndarray]],
+    *,
+    joint: bool,
+    fill: bool,
+    previews: bool,
+) -> Generator[Event, None, None]:
+    """Work on each canvas of an image and put the outcome in its place.
+
+    Parameters
+    ----------
+    run : Run
+    work : callable
+        Canvas -> generator of stages that returns an outcome.
+    paste : callable
+        Canvas, outcome -> values and their expected errors, (C, *output spatial), in grey levels.
+    joint, fill : bool
+        As for `canvases`.
+    previews : bool
+        Also yield a `Preview` where a stage has values, and at each canvas's end.
+
+    Yields
+    ------
+    Progress, Preview
+    """
+    layout = run.layout
+    place = tuple(slice(0, run.out.shape[a]) for a in layout.spatial)
+    for canvas, count in canvases(run.image, layout, joint, fill):
+        run.total = count
+        index = box_index(run.image, layout, canvas.plane, place)
+        shape = run.out[index].shape
+
+        def put(
+            array: np.ndarray,
+            values: np.ndarray,
+            index: tuple[Any, ...] = index,
+            shape: tuple[int, ...] = shape,
+            channels: slice = canvas.channels,
+        ) -> None:
+            box = to_canvas(array[index], layout).copy()
+            box[channels] = values
+            array[index] = from_canvas(box, shape, layout)
+
+        prefix = f"{canvas.label}: " if canvas.label else ""
+        stages = work(canvas)
+        try:
+            while True:
+                stage = next(stages)
+                yield run.progress(prefix + stage.text, stage.done, stage.losses)
+                if previews and stage.values is not None:
+                    put(run.out, to_dtype(stage.values, run.out.dtype))
+                    yield Preview(index, run.out[index].copy())
+        except StopIteration as end:
+            values, errors = paste(canvas, end.value)
+        finally:
+            stages.close()
+        put(run.out, to_dtype(values, run.out.dtype))
+        put(run.std, errors)
+        run.done += 1
+        if previews:
+            yield Preview(index, run.out[index].copy())
+        yield run.progress(prefix + "done")
