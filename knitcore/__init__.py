@@ -1,4 +1,4 @@
-"""Neural Knitworks: repair one image with a small network trained on it, there and then."""
+"""Neural Knitworks: restore one image with a small network trained on it, there and then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knitcore.axes import Image, as_image
+    from knitcore.denoising import denoise, denoise_steps
     from knitcore.errors import (
         Cancelled,
         DeviceError,
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from knitcore.inpainting import inpaint, inpaint_steps
     from knitcore.masks import resolve_mask
     from knitcore.metrics import psnr, ssim
-    from knitcore.recipe import Inpaint, load_recipe, save_recipe
+    from knitcore.recipe import Denoise, Inpaint, SuperResolve, load_recipe, save_recipe
     from knitcore.result import Result
+    from knitcore.super_resolution import super_resolve, super_resolve_steps
     from knitcore.tasks import run, run_steps
 
 _HOMES = {
     "axes": ("Image", "as_image"),
+    "denoising": ("denoise", "denoise_steps"),
     "errors": (
         "Cancelled",
         "DeviceError",
@@ -41,14 +44,16 @@ _HOMES = {
     "inpainting": ("inpaint", "inpaint_steps"),
     "masks": ("resolve_mask",),
     "metrics": ("psnr", "ssim"),
-    "recipe": ("Inpaint", "load_recipe", "save_recipe"),
+    "recipe": ("Denoise", "Inpaint", "SuperResolve", "load_recipe", "save_recipe"),
     "result": ("Result",),
+    "super_resolution": ("super_resolve", "super_resolve_steps"),
     "tasks": ("run", "run_steps"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Cancelled",
+    "Denoise",
     "DeviceError",
     "FileError",
     "FitError",
@@ -61,7 +66,10 @@ __all__ = [
     "Progress",
     "RecipeError",
     "Result",
+    "SuperResolve",
     "as_image",
+    "denoise",
+    "denoise_steps",
     "drain",
     "inpaint",
     "inpaint_steps",
@@ -74,6 +82,8 @@ __all__ = [
     "run_steps",
     "save_recipe",
     "ssim",
+    "super_resolve",
+    "super_resolve_steps",
     "write_result",
 ]
 

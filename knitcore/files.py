@@ -292,7 +292,7 @@ def write_result(result: Result, path: str | Path, *, overwrite: bool = False) -
         As `write_image`.
     """
     path = Path(path)
-    image = replace(result.source, data=result.image)
+    image = result.as_image()
     check_writable(image, path, overwrite=overwrite)
     _publish(
         [

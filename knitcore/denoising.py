@@ -1,0 +1,179 @@
+"""Denoising: what a patch's surroundings predict of it, or the article's knitwork on all coordinates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knitcore.axes import Image, as_image, check_kind, choose_layout, to_dtype
+from knitcore.errors import InputError
+from knitcore.events import CancelToken, Event, Note, Stage, drain, until_cancelled
+from knitcore.filling import standardise
+from knitcore.recipe import Denoise, make_recipe, with_fields
+from knitcore.result import Result
+from knitcore.running import Canvas, Run, work_through
+
+if TYPE_CHECKING:
+    import torch
+
+    from knitcore.noise import Denoised
+
+LEAST_SIDE = 4  # pixels: below, there is no neighbourhood to go by
+
+
+def denoise(
+    image: Any,
+    sigma: float | None = None,
+    recipe: Denoise | None = None,
+    *,
+    axes: str | None = None,
+    on_event: Callable[[Event], Any] | None = None,
+    cancel: CancelToken | None = None,
+    **fields: Any,
+) -> Result:
+    """Take the noise out of one image, without a clean image or a data set.
+
+    Parameters
+    ----------
+    image : Image or array-like, shape (..., Y, X[, S])
+        Any integer or float type but bool.
+    sigma : float, optional
+        Standard deviation of the noise in grey levels; estimated if left out.
+    recipe : Denoise, optional
+        All settings; `fields` override single ones.
+    axes : str, optional
+        One letter an axis, such as "ZYX" or "YXS"; see `knitcore.as_image`. Z is a spatial axis,
+        T and unknown axes are worked through plane by plane.
+    on_event : callable, optional
+        Called with each `Progress` and `Note`.
+    cancel : object with ``is_set()``, optional
+        Such as `threading.Event`; looked at about ten times a second.
+    **fields
+        Fields of the recipe: ``noise="poisson-gaussian"``, ``blind_spot="x"``, ``seed=1``, ...
+
+    Returns
+    -------
+    Result
+        `image` in the input's dtype, `std` the posterior error, `residual` what was taken away;
+        ``record["noise"]`` says which noise was found.
+
+    Raises
+    ------
+    InputError
+        The image cannot be used.
+    RecipeError
+        A field is unknown or out of bounds.
+    DeviceError
+        The device asked for is absent.
+    FitError
+        The fit did not stay finite.
+    Cancelled
+        The cancel token was set.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import knitcore as knit
+    >>> rng = np.random.default_rng(0)
+    >>> clean = np.outer(np.hanning(48), np.hanning(48)) * 1000
+    >>> noisy = clean + rng.normal(0, 50, clean.shape)
+    >>> result = knit.denoise(noisy.astype(np.float32), seed=0)
+    >>> bool(abs(result.image - clean).mean() < abs(noisy - clean).mean() / 2)
+    True
+    """
+    steps = denoise_steps(image, sigma, recipe, axes=axes, cancel=cancel, **fields)
+    return drain(steps, on_event)
+
+
+def denoise_steps(
+    image: Any,
+    sigma: float | None = None,
+    recipe: Denoise | None = None,
+    *,
+    axes: str | None = None,
+    cancel: CancelToken | None = None,
+    previews: bool = False,
+    **fields: Any,
+) -> Generator[Event, None, Result]:
+    """`denoise` as a generator of events, for those who render progress themselves.
+
+    Parameters
+    ----------
+    image, sigma, recipe, axes, cancel, **fields
+        As for `denoise`.
+    previews : bool
+        Also yield a `Preview` whenever there is a better picture to show.
+
+    Yields
+    ------
+    Progress, Preview or Note
+
+    Returns
+    -------
+    Result
+    """
+    if sigma is not None:
+        fields = {**fields, "sigma": sigma}
+    recipe = with_fields(recipe, fields) if recipe else make_recipe("denoise", **fields)
+    return (yield from until_cancelled(_denoise(as_image(image, axes), recipe, previews), cancel))
+
+
+def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event, None, Result]:
+    check_kind(source)
+    if source.dtype.kind == "b":
+        raise InputError(f"{source.name}: two values only (bool): there is no noise to take out")
+    layout = choose_layout(source, None, recipe.planes)
+    if min(source.shape[a] for a in layout.spatial[-2:]) < LEAST_SIDE:
+        sides = " x ".join(str(source.shape[a]) for a in layout.spatial[-2:])
+        raise InputError(f"{source.name}: {sides} is too small for denoising")
+    run = Run(
+        image=source,
+        recipe=recipe,
+        layout=layout,
+        out=np.array(source.data, dtype=source.dtype.newbyteorder("=")),
+        std=np.zeros(source.shape, np.float32),
+    )
+    yield run.progress("load torch")
+    from knitcore.device import choose_device
+
+    device = choose_device(recipe.device)
+    joint = recipe.channels == "joint"
+    colours = source.axes.endswith("S")
+    found: list[dict[str, Any]] = []
+    synthesised = np.zeros(source.shape, bool)
+    if source.dtype.kind == "f":
+        synthesised |= ~np.isfinite(run.out)
+        if source.alpha:
+            synthesised[..., -1] = False
+
+    def work(canvas: Canvas) -> Generator[Stage, None, Denoised]:
+        if recipe.method == "knitwork":
+            return knit_canvas(canvas, run, device, colours, previews)
+        from knitcore.blind_spot import denoise_steps_on_canvas
+
+        return denoise_steps_on_canvas(
+            canvas.values, layout.step, recipe, device, canvas.key, colours
+        )
+
+    def paste(canvas: Canvas, done: Denoised) -> tuple[np.ndarray, np.ndarray]:
+        for note in done.notes:
+            run.note(f"{canvas.label}: {note.text}" if canvas.label else note.text, note.level)
+        found.append({**({"where": canvas.label} if canvas.label else {}), **done.noise.facts()})
+        found[-1]["blind_spot"] = done.blind_spot
+        return done.clean, done.std
+
+    clock = time.monotonic()
+    told = 0
+    for event in work_through(
+        run, work, paste, joint=joint, fill=recipe.nan_as_hole, previews=previews
+    ):
+        for note in run.notes[told:]:
+            yield note
+        told = len(run.notes)
+        yield event
+    run.seconds["fit"] = time.monotonic() - clock
+    record = run.record(device, noise=found, filled=int(np.count_nonzero(synthesised)))
+    return Result(run.out, synthesised, run.std, record, source)
