@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knitcore.axes import Image, as_image, check_kind, choose_layout, to_dtype
+from knitcore.axes import Image, as_image, check_kind, choose_layout
 from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, Note, Stage, drain, until_cancelled
-from knitcore.filling import standardise
+from knitcore.events import CancelToken, Event, Stage, drain, until_cancelled
 from knitcore.recipe import Denoise, make_recipe, with_fields
 from knitcore.result import Result
 from knitcore.running import Canvas, Run, work_through
 
 if TYPE_CHECKING:
-    import torch
 
     from knitcore.noise import Denoised
 
@@ -151,7 +149,9 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
 
     def work(canvas: Canvas) -> Generator[Stage, None, Denoised]:
         if recipe.method == "knitwork":
-            return knit_canvas(canvas, run, device, colours, previews)
+            from knitcore.knitting import knit_denoised
+
+            return knit_denoised(canvas, run, device, colours, previews)
         from knitcore.blind_spot import denoise_steps_on_canvas
 
         return denoise_steps_on_canvas(
@@ -165,15 +165,14 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         found[-1]["blind_spot"] = done.blind_spot
         return done.clean, done.std
 
-    clock = time.monotonic()
-    told = 0
+    clock, told = time.monotonic(), 0
     for event in work_through(
         run, work, paste, joint=joint, fill=recipe.nan_as_hole, previews=previews
     ):
-        for note in run.notes[told:]:
-            yield note
+        yield from run.notes[told:]
         told = len(run.notes)
         yield event
+    yield from run.notes[told:]
     run.seconds["fit"] = time.monotonic() - clock
     record = run.record(device, noise=found, filled=int(np.count_nonzero(synthesised)))
     return Result(run.out, synthesised, run.std, record, source)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +19,57 @@ from knitcore.errors import FitError
 from knitcore.losses import (
     adversarial_loss,
     consistency_loss,
+    degrade_tile,
     discriminator_loss,
+    downsampling_loss,
+    kernel_loss,
     patch_loss,
     pixel_loss,
 )
-from knitcore.networks import Discriminator, FourierFeatures, PatchMLP, Reconstructor
+from knitcore.networks import (
+    DegradationKernel,
+    Discriminator,
+    FourierFeatures,
+    PatchMLP,
+    Reconstructor,
+)
 from knitcore.patches import Pyramid, gather_patches, make_pyramid
-from knitcore.recipe import Inpaint, consistency_weight
+from knitcore.recipe import Recipe, SuperResolve, consistency_weight
 from knitcore.tiles import Batch, step_batches, tile_shape, whole_counts
 
 EVENT_SECONDS = 0.1
 PREVIEW_SECONDS = 0.5
 RENDER_COORDINATES = 8192
 RESTARTS = 2
+KERNEL_RATE = 0.05  # of the networks' learning rate: a kernel's weights are small and few
+REAL_PATCHES = 16384  # of the measured image, for the discriminator of super-resolution
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """For super-resolution: the measured image that the degraded fit must equal.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (C, *coarse)
+        Standardised.
+    factors : tuple of int
+        Fine pixels a coarse pixel, along each axis.
+    kernel : ndarray, shape (*K)
+        Start of the degradation kernel; sides as odd or even as the factors.
+    learn : bool
+        Fit the kernel, or keep it.
+    """
+
+    values: np.ndarray
+    factors: tuple[int, ...]
+    kernel: np.ndarray
+    learn: bool
+
+    @property
+    def margin(self) -> tuple[int, ...]:
+        """Fine pixels fitted beyond each border, so that every coarse pixel has its whole kernel."""
+        return tuple(side // 2 for side in self.kernel.shape)
 
 
 @dataclass(frozen=True)
@@ -47,6 +86,12 @@ class Target:
         Relative pixel size along each axis.
     key : str
         Name of the region: with the seed it decides all random numbers.
+    directions : tuple of (ndarray, float)
+        Metrics that the Fourier frequencies are drawn by, and their shares.
+    places : ndarray or None, shape (n, D)
+        Where the fit is to answer instead of at `want`: any coordinates, in pixels.
+    coarse : Coarse or None
+        Super-resolution: then `values` and `weight` are all zero.
     """
 
     values: np.ndarray
@@ -55,6 +100,8 @@ class Target:
     step: tuple[float, ...]
     key: str
     directions: tuple[tuple[np.ndarray, float], ...] = ()
+    places: np.ndarray | None = None
+    coarse: Coarse | None = None
 
 
 @dataclass
@@ -72,7 +119,9 @@ class Fitted:
     restarts : int
         How often the fit had to start again.
     parameters : int
-        Trained numbers of one member, discriminator included.
+        Trained numbers of one member, discriminator and kernel included.
+    kernel : ndarray or None, shape (E, *K)
+        The degradation kernels at the end.
     """
 
     done: float = 0.0
@@ -80,6 +129,7 @@ class Fitted:
     members: np.ndarray | None = None
     restarts: int = 0
     parameters: int = 0
+    kernel: np.ndarray | None = None
 
 
 class _DivergedError(Exception):
@@ -88,14 +138,14 @@ class _DivergedError(Exception):
 
 
 def fit_region(
-    target: Target, recipe: Inpaint, device: torch.device, previews: bool = False
+    target: Target, recipe: Recipe, device: torch.device, previews: bool = False
 ) -> Generator[Fitted, None, Fitted]:
     """Fit an ensemble of knitworks to one region.
 
     Parameters
     ----------
     target : Target
-    recipe : Inpaint
+    recipe : Recipe
     device : torch.device
     previews : bool
         Render the wanted pixels about twice a second.
@@ -131,7 +181,7 @@ def fit_region(
 
 
 def _fit_once(
-    target: Target, recipe: Inpaint, device: torch.device, previews: bool, restart: int
+    target: Target, recipe: Recipe, device: torch.device, previews: bool, restart: int
 ) -> Generator[Fitted, None, Fitted]:
     shape = target.want.shape
     tile = tile_shape(recipe, shape)
@@ -141,9 +191,18 @@ def _fit_once(
     networks, discriminator = build_networks(recipe, len(scales), target, restart, device)
     rate = recipe.rate / 2**restart
     parameters = [p for network in networks for p in network.parameters()]
+    scene = None
+    kernel_weights: list[torch.nn.Parameter] = []
+    if target.coarse is not None:
+        assert isinstance(recipe, SuperResolve)
+        scene = make_scene(target.coarse, recipe, scales, target.key, restart, device)
     optimiser = Adam(parameters, beta2=recipe.adam_beta2)
-    opponent = None
+    opponent = kernel_optimiser = None
     trained = sum(p.numel() for p in parameters)
+    if scene is not None and target.coarse is not None and target.coarse.learn:
+        kernel_weights = list(scene.kernel.parameters())
+        kernel_optimiser = Adam(kernel_weights, beta2=recipe.adam_beta2)
+        trained += sum(p.numel() for p in kernel_weights)
     if discriminator is not None:
         weights = list(discriminator.parameters())
         opponent = Adam(weights, beta2=recipe.adam_beta2)
@@ -153,24 +212,30 @@ def _fit_once(
     averaged: list[torch.Tensor] | None = None
     counts = None if recipe.tiles else whole_counts(pyramid)
     reported = previewed = time.monotonic()
+    reach = max(scales)
+    if target.coarse is not None:
+        reach = max(reach, *target.coarse.margin) + max(target.coarse.factors)
 
     for step in range(recipe.steps):
         alpha = consistency_weight(recipe, step / recipe.steps)
         optimiser.clear()
-        if opponent is not None:
-            opponent.clear()
+        for other in (opponent, kernel_optimiser):
+            if other is not None:
+                other.clear()
         totals: dict[str, torch.Tensor] = {}
-        for batch in step_batches(recipe, shape, tile, max(scales), pyramid, draw):
+        for batch in step_batches(recipe, shape, tile, reach, pyramid, draw):
             found = batch_losses(
-                batch, pyramid, networks, discriminator, recipe, scales, target, counts
+                batch, pyramid, networks, discriminator, recipe, scales, target, counts, scene
             )
-            # equation (4)
+            # equation (4); super-resolution has the downsampling loss in the pixels' place
             loss = found["recon"] + alpha * found["xpatch"] + recipe.beta * found["pixel"]
+            if isinstance(recipe, SuperResolve):
+                loss = loss + recipe.kernel_weight * found["kernel"]
             if "gan" in found:
                 loss = loss + recipe.gamma * found["gan"]
                 # the opponent's gradients of its own loss only: the patches are detached there
                 found["discriminator"].sum().backward(inputs=weights)
-            loss.sum().backward(inputs=parameters)
+            loss.sum().backward(inputs=parameters + kernel_weights)
             for name, value in found.items():
                 totals[name] = totals.get(name, 0.0) + value.detach()
             if batch.core is not None and time.monotonic() - reported > EVENT_SECONDS:
@@ -180,6 +245,8 @@ def _fit_once(
         optimiser.step(now_rate)
         if opponent is not None:
             opponent.step(now_rate)
+        if kernel_optimiser is not None:
+            kernel_optimiser.step(KERNEL_RATE * now_rate)
         averaged = _average(averaged, parameters, recipe, step)
 
         now = time.monotonic()
@@ -209,6 +276,8 @@ def _fit_once(
     state.members = _collect(iter(parts))
     if not np.isfinite(state.members).all():
         raise _DivergedError(recipe.steps)
+    if scene is not None:
+        state.kernel = scene.kernel().detach().cpu().numpy()
     return state
 
 
@@ -232,13 +301,13 @@ def random_source(seed: int, *names: object) -> torch.Generator:
 
 
 def build_networks(
-    recipe: Inpaint, scales: int, target: Target, restart: int, device: torch.device
+    recipe: Recipe, scales: int, target: Target, restart: int, device: torch.device
 ) -> tuple[tuple[PatchMLP, Reconstructor], Discriminator | None]:
     """Make the networks of one fit (article, Fig. 2).
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     scales : int
         Number of patch scales.
     target : Target
@@ -270,32 +339,92 @@ def build_networks(
     return (patch_mlp.to(device), reconstructor.to(device)), discriminator
 
 
-def fit_coordinates(index: torch.Tensor, target: Target, recipe: Inpaint) -> torch.Tensor:
+@dataclass(frozen=True)
+class Scene:
+    """Super-resolution: the kernel under way, the measured pixels, and their patches.
+
+    Attributes
+    ----------
+    kernel : DegradationKernel
+    values : Tensor, shape (C, *coarse)
+    real, whole : Tensor, shape (1, M, S, K, C) and (1, M, 1)
+        Patches of the measured image for the discriminator, and 1 where they are known as a whole.
+    """
+
+    kernel: DegradationKernel
+    values: torch.Tensor
+    real: torch.Tensor
+    whole: torch.Tensor
+
+
+def make_scene(
+    coarse: Coarse,
+    recipe: SuperResolve,
+    scales: tuple[int, ...],
+    key: str,
+    restart: int,
+    device: torch.device,
+) -> Scene:
+    """Bring what a super-resolution fit compares with to the device.
+
+    Parameters
+    ----------
+    coarse : Coarse
+    recipe : SuperResolve
+    scales : tuple of int
+    key : str
+    restart : int
+    device : torch.device
+
+    Returns
+    -------
+    Scene
+    """
+    names = [(key, "kernel", e, restart) for e in range(recipe.ensemble)]
+    generators = [random_source(recipe.seed, *name) for name in names]
+    start = torch.from_numpy(coarse.kernel).float()
+    layers = recipe.kernel_layers if coarse.learn else 1
+    kernel = DegradationKernel(generators, start, layers, recipe.kernel_width).to(device)
+    if not coarse.learn:  # a single layer without its noise is the given kernel itself
+        with torch.no_grad():
+            kernel.weights[0].copy_(start.expand_as(kernel.weights[0]))
+            kernel.requires_grad_(False)
+    pyramid = make_pyramid(coarse.values, np.ones_like(coarse.values), scales, device)
+    places = torch.from_numpy(np.argwhere(np.ones(coarse.values.shape[1:], bool)))
+    if len(places) > REAL_PATCHES:
+        draw = random_source(recipe.seed, key, "real patches", restart)
+        places = places[torch.randperm(len(places), generator=draw)[:REAL_PATCHES]]
+    real, valid = gather_patches(pyramid, pyramid.index(places.to(device)))
+    whole = (valid > 0).flatten(1).all(1)[:, None].float()
+    return Scene(kernel, torch.from_numpy(coarse.values).to(device), real[None], whole[None])
+
+
+def fit_coordinates(index: torch.Tensor, target: Target, recipe: Recipe) -> torch.Tensor:
     """Pixel positions -> the coordinates the networks see.
 
     Parameters
     ----------
-    index : Tensor of int, shape (N, D)
+    index : Tensor of int or float, shape (N, D)
     target : Target
-    recipe : Inpaint
+    recipe : Recipe
         "pixel": pixels from the region's centre, stretched by the pixel size; "unit": [0, 1).
 
     Returns
     -------
     Tensor of float32, shape (N, D)
     """
-    size = index.new_tensor(target.want.shape).float()
+    size = torch.tensor(target.want.shape, device=index.device).float()
     if recipe.coordinates == "unit":
         return index.float() / size
     return (index.float() - size / 2) * size.new_tensor(target.step)
 
 
-def learning_rate(recipe: Inpaint, highest: float, step: int) -> float:
+def learning_rate(recipe: Recipe, highest: float, step: int) -> float:
     """Learning rate at a step: constant, or one cycle (Smith and Topin 2019).
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     highest : float
     step : int
 
@@ -320,10 +449,11 @@ def batch_losses(
     pyramid: Pyramid,
     networks: tuple[PatchMLP, Reconstructor],
     discriminator: Discriminator | None,
-    recipe: Inpaint,
+    recipe: Recipe,
     scales: tuple[int, ...],
     target: Target,
     counts: tuple[torch.Tensor, torch.Tensor] | None,
+    scene: Scene | None = None,
 ) -> dict[str, torch.Tensor]:
     """The terms of equation (4) on one batch, each of shape (E,).
 
@@ -333,16 +463,18 @@ def batch_losses(
     pyramid : Pyramid
     networks : (PatchMLP, Reconstructor)
     discriminator : Discriminator or None
-    recipe : Inpaint
+    recipe : Recipe
     scales : tuple of int
     target : Target
     counts : pair of Tensor or None
         Denominators of the whole region, where the batch is only a part of it.
+    scene : Scene, optional
+        Super-resolution: `pixel` is then the downsampling loss.
 
     Returns
     -------
     dict of str to Tensor
-        recon, xpatch, pixel, and with a discriminator gan and discriminator.
+        recon, xpatch, pixel, and with a discriminator gan and discriminator, with a scene kernel.
     """
     patch_mlp, reconstructor = networks
     patches = patch_mlp(fit_coordinates(batch.position, target, recipe))
@@ -352,13 +484,20 @@ def batch_losses(
     if batch.core is not None:
         own = batch.core.reshape(1, -1)
         valid, known = valid * own[..., None, None, None], known * own[..., None]
+    drawn = reconstructor(patches)
     found = {
         "recon": patch_loss(patches, reference, valid, entries),
         "xpatch": consistency_loss(patches, batch.tile, scales, batch.core, pyramid.shape),
-        "pixel": pixel_loss(reconstructor(patches), pixels, known, recipe.pixel_loss, known_pixels),
     }
-    if discriminator is not None:
+    if scene is None or target.coarse is None:
+        found["pixel"] = pixel_loss(drawn, pixels, known, recipe.pixel_loss, known_pixels)
         whole = (valid > 0).all(-1).all(-1).all(-1)[..., None].float()
+    else:
+        kernel = scene.kernel()
+        found["pixel"] = degraded_loss(drawn, batch, kernel, scene, target.coarse, recipe)
+        found["kernel"] = kernel_loss(kernel) * batch.share
+        reference, whole = scene.real, scene.whole
+    if discriminator is not None:
         found["gan"] = adversarial_loss(discriminator(patches)) * batch.share
         real = discriminator(reference.expand(patches.shape[0], -1, -1, -1, -1))
         fake = discriminator(patches.detach())
@@ -368,10 +507,67 @@ def batch_losses(
     return found
 
 
+def degraded_loss(
+    drawn: torch.Tensor,
+    batch: Batch,
+    kernel: torch.Tensor,
+    scene: Scene,
+    coarse: Coarse,
+    recipe: Recipe,
+) -> torch.Tensor:
+    """Downsampling loss of one batch's tiles.
+
+    Parameters
+    ----------
+    drawn : Tensor, shape (E, N, C)
+        Fine pixels.
+    batch : Batch
+    kernel : Tensor, shape (E, *K)
+    scene : Scene
+    coarse : Coarse
+    recipe : Recipe
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    tiles = drawn.unflatten(1, (-1, *batch.tile)).unbind(1)
+    corners = batch.position.unflatten(0, (len(tiles), -1))[:, 0].tolist()
+    factors, total = coarse.factors, drawn.new_zeros(len(drawn))
+    values = math.prod(scene.values.shape)
+    for number, (tile, corner) in enumerate(zip(tiles, corners, strict=True)):
+        # coarse pixel 0's kernel begins half a coarse pixel into the margin
+        offset = tuple(int(c) - s // 2 for c, s in zip(corner, factors, strict=True))
+        found, first = degrade_tile(tile, kernel, factors, offset)
+        counts = [
+            min(n, side - f)
+            for n, side, f in zip(found.shape[2:], scene.values.shape[1:], first, strict=True)
+        ]
+        inside: Any = (slice(None), slice(None), *(slice(n) for n in counts))
+        found = found[inside]
+        box: Any = (slice(None), *(slice(f, f + n) for f, n in zip(first, counts, strict=True)))
+        weight = torch.ones(counts, device=drawn.device)
+        if batch.core is not None:  # a coarse pixel belongs to the pass whose core holds its middle
+            for axis, (f, n) in enumerate(zip(first, counts, strict=True)):
+                s, m = factors[axis], coarse.margin[axis]
+                middle = (torch.arange(f, f + n) * s + s // 2 + m - int(corner[axis])).to(
+                    drawn.device
+                )
+                along = batch.core[number].amax([a for a in range(len(counts)) if a != axis])
+                view = [1] * len(counts)
+                view[axis] = n
+                weight = weight * along[middle].view(view)
+        count = values if batch.core is not None else len(tiles) * found[:, 0].numel()
+        total = total + downsampling_loss(
+            found, scene.values[box], weight, recipe.pixel_loss, count
+        )
+    return total
+
+
 def _average(
     averaged: list[torch.Tensor] | None,
     parameters: list[torch.nn.Parameter],
-    recipe: Inpaint,
+    recipe: Recipe,
     step: int,
 ) -> list[torch.Tensor] | None:
     """Running mean of the weights over the last 40 % of the steps."""
@@ -386,7 +582,7 @@ def _average(
 
 
 def render(
-    networks: tuple[PatchMLP, Reconstructor], target: Target, recipe: Inpaint
+    networks: tuple[PatchMLP, Reconstructor], target: Target, recipe: Recipe
 ) -> Iterator[np.ndarray]:
     """Values at the wanted pixels, some thousand coordinates at a time.
 
@@ -394,7 +590,7 @@ def render(
     ----------
     networks : (PatchMLP, Reconstructor)
     target : Target
-    recipe : Inpaint
+    recipe : Recipe
 
     Yields
     ------
@@ -402,7 +598,7 @@ def render(
     """
     patch_mlp, reconstructor = networks
     device = next(patch_mlp.parameters()).device
-    where = torch.from_numpy(np.argwhere(target.want))
+    where = torch.from_numpy(np.argwhere(target.want) if target.places is None else target.places)
     for part in where.split(RENDER_COORDINATES):
         with torch.no_grad():
             pixels = reconstructor(patch_mlp(fit_coordinates(part.to(device), target, recipe)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -121,6 +122,78 @@ def consistency_loss(
                 total = total + (error * weight).sum(over) / max(1, pairs * error.shape[-1])
             entries += 1
     return total / max(entries, 1)
+
+
+def degrade_tile(
+    pixels: torch.Tensor, kernel: torch.Tensor, factors: tuple[int, ...], offset: tuple[int, ...]
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Blur a tile of fine pixels with the degradation kernel and sample it.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (E, *tile, C)
+    kernel : Tensor, shape (E, *K)
+    factors : tuple of int
+    offset : tuple of int
+        Fine index of the tile's first pixel, counted from where coarse pixel 0's kernel begins.
+
+    Returns
+    -------
+    coarse : Tensor, shape (C, E, *n)
+        Only coarse pixels whose whole kernel lies in the tile.
+    first : tuple of int
+        Index of the first of them.
+    """
+    first = tuple(max(0, -(-o // s)) for o, s in zip(offset, factors, strict=True))
+    begin = [f * s - o for f, s, o in zip(first, factors, offset, strict=True)]
+    inside: Any = (slice(None), slice(None), *(slice(b, None) for b in begin))
+    grid = pixels.movedim(-1, 0)[inside]
+    convolve = F.conv2d if len(factors) == 2 else F.conv3d
+    return convolve(grid, kernel[:, None], stride=factors, groups=len(kernel)), first
+
+
+def downsampling_loss(
+    coarse: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor, norm: str, count: float
+) -> torch.Tensor:
+    """Error of the degraded image against the measured one (article, 4.3 and Fig. 5).
+
+    Parameters
+    ----------
+    coarse : Tensor, shape (C, E, *n)
+    reference : Tensor, shape (C, *n)
+    weight : Tensor, shape (*n)
+        1 where a coarse pixel counts here.
+    norm : {"l1", "l2"}
+    count : float
+        What to divide by.
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    error = coarse - reference[:, None]
+    error = error.abs() if norm == "l1" else error**2
+    return (error * weight).transpose(0, 1).flatten(1).sum(1) / max(count, 1.0)
+
+
+def kernel_loss(kernel: torch.Tensor) -> torch.Tensor:
+    """|1 - sum of k| of the article (4.3), and how far k's centre of mass is off its middle.
+
+    Parameters
+    ----------
+    kernel : Tensor, shape (E, *K)
+
+    Returns
+    -------
+    Tensor, shape (E,)
+    """
+    total = (1 - kernel.flatten(1).sum(1)).abs()
+    for axis, side in enumerate(kernel.shape[1:], 1):
+        view = [1] * kernel.ndim
+        view[axis] = side
+        place = torch.arange(side, device=kernel.device) - (side - 1) / 2
+        total = total + (kernel * place.view(view)).flatten(1).sum(1) ** 2
+    return total
 
 
 def adversarial_loss(fake: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import nn
 
+from knitcore.degradation import collapse_kernel
+
 
 class EnsembleLinear(nn.Module):
     """E linear layers side by side: (E, N, inputs) -> (E, N, outputs)."""
@@ -143,6 +145,40 @@ class Discriminator(nn.Module):
         for layer in self.hidden:
             x = nn.functional.leaky_relu(layer(x), 0.2)
         return self.last(x)
+
+
+class DegradationKernel(nn.Module):
+    """Deep linear network that turns a fine image into the measured one (article, 4.3): -> (E, *K).
+
+    Layers of linear convolutions without bias amount to one kernel, which is all that is used; more
+    layers only make it easier to learn (Bell-Kligler et al. 2019). It starts at `start`.
+    """
+
+    def __init__(
+        self, generators: list[torch.Generator], start: torch.Tensor, layers: int, width: int
+    ) -> None:
+        super().__init__()
+        dimensions = start.ndim
+        # each further layer of 3 adds one pixel to each side of the first one's reach
+        layers = max(1, min(layers, (min(start.shape) - 1) // 2))
+        cut = (slice(layers - 1, 1 - layers if layers > 1 else None),) * dimensions
+        first = start[cut] / start[cut].sum()
+        counts = [1, *[width] * (layers - 1), 1]
+        self.weights = nn.ParameterList()
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(counts)):
+            size = tuple(first.shape) if number == 0 else (3,) * dimensions
+            middle = first if number == 0 else torch.zeros(size)
+            if number:
+                middle[(1,) * dimensions] = 1 / inputs
+            noise = [
+                torch.randn(outputs, inputs, *size, generator=g) * (0.02 / inputs / first.numel())
+                for g in generators
+            ]
+            self.weights.append(nn.Parameter(torch.stack(noise) + middle))
+
+    def forward(self) -> torch.Tensor:
+        members = zip(*(weight.unbind(0) for weight in self.weights), strict=True)
+        return torch.stack([collapse_kernel(weights) for weights in members])
 
 
 def patch_centre(patches: torch.Tensor) -> torch.Tensor:

@@ -177,7 +177,7 @@ def _super_resolve(
         if recipe.method == "knitwork":
             from knitcore.knitting import knit_enlarged
 
-            return knit_enlarged(canvas, factors, kernel, run, device, colours)
+            return knit_enlarged(canvas, factors, kernel, run, device, colours, previews)
         return upscale_steps(
             canvas.values, factors, kernel, recipe, device, canvas.key, joint and colours
         )

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from knitcore.patches import Pyramid
-from knitcore.recipe import Inpaint
+from knitcore.recipe import Recipe
 
 
-def tile_shape(recipe: Inpaint, shape: tuple[int, ...]) -> tuple[int, ...]:
+def tile_shape(recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sides of the tiles coordinates are drawn in: about as many pixels in 3-D as in 2-D.
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     shape : tuple of int
         Of the region.
 
@@ -56,7 +56,7 @@ class Batch:
 
 
 def step_batches(
-    recipe: Inpaint,
+    recipe: Recipe,
     shape: tuple[int, ...],
     tile: tuple[int, ...],
     reach: int,
@@ -67,7 +67,7 @@ def step_batches(
 
     Parameters
     ----------
-    recipe : Inpaint
+    recipe : Recipe
     shape, tile : tuple of int
     reach : int
         Largest patch scale: width of the halo that passes share.

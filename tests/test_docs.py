@@ -16,7 +16,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-QUICK = {"steps": 5, "ensemble": 1}
+QUICK: dict[str, dict[str, int]] = {
+    "inpaint": {"steps": 5, "ensemble": 1},
+    "denoise": {"steps": 5, "passes": 1, "window": 3, "group": 8},
+    "super-resolve": {"passes": 1, "window": 3, "group": 8},
+}
 
 
 def name(path: Path) -> str:
@@ -45,7 +49,8 @@ def folder(tmp_path, monkeypatch):
 def quick(monkeypatch):
     from knitcore.recipe import PRESETS
 
-    monkeypatch.setitem(PRESETS["inpaint"], "fast", QUICK)
+    for task, fields in QUICK.items():
+        monkeypatch.setitem(PRESETS[task], "fast", fields)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
@@ -66,8 +71,8 @@ def test_knit_commands_run(page, folder):
     paths = [str(ROOT), str(ROOT / "cli")]
     for command in commands:
         arguments = shlex.split(command, comments=True)[1:]
-        if arguments[0] == "inpaint" and not {"--help", "--recipe"} & set(arguments):
-            arguments += [w for k, v in QUICK.items() for w in (f"--{k}", str(v))]
+        if arguments[0] in QUICK and not {"--help", "--recipe"} & set(arguments):
+            arguments += [w for k, v in QUICK[arguments[0]].items() for w in (f"--{k}", str(v))]
         done = subprocess.run(
             [sys.executable, "-m", "knit_cli", *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -91,11 +96,16 @@ def test_links_inside_the_repository_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{name(page)}: no {target}"
 
 
-def test_defaults_in_the_table_of_settings_are_the_recipe_s():
-    from knitcore import Inpaint
+@pytest.mark.parametrize(
+    ("page", "model"),
+    [("inpainting", "Inpaint"), ("denoising", "Denoise"), ("super_resolution", "SuperResolve")],
+)
+def test_defaults_in_the_table_of_settings_are_the_recipe_s(page, model):
+    import knitcore
 
-    page = (ROOT / "docs" / "inpainting.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", page, flags=re.MULTILINE)
-    told = {field: value.strip("`") for field, value in rows if field in Inpaint.model_fields}
+    recipe = getattr(knitcore, model)()
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", text, flags=re.MULTILINE)
+    told = {f: value.strip("`") for f, value in rows if f in type(recipe).model_fields}
     assert len(told) >= 5
-    assert told == {field: str(getattr(Inpaint(), field)) for field in told}
+    assert told == {field: str(getattr(recipe, field)) for field in told}

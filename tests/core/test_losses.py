@@ -8,7 +8,10 @@ import torch
 from knitcore.losses import (
     adversarial_loss,
     consistency_loss,
+    degrade_tile,
     discriminator_loss,
+    downsampling_loss,
+    kernel_loss,
     patch_loss,
     pixel_loss,
 )
@@ -107,3 +110,43 @@ def test_label_smoothing_punishes_certainty():
     smoothed = discriminator_loss(sure, -sure, one, 0.1)
     plain = discriminator_loss(sure, -sure, one, 0.0)
     assert smoothed.item() > plain.item() + 1
+
+
+# super-resolution -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_degrading_a_tile_samples_the_blurred_image(factor):
+    side = 2 * factor  # a box of two coarse pixels' width
+    kernel = torch.full((1, side, side), 1 / side**2)
+    fine = torch.arange(18.0)[None, :, None, None].expand(1, 18, 18, 1)
+    found, first = degrade_tile(fine, kernel, (factor, factor), (0, 0))
+    assert first == (0, 0)
+    rows = torch.arange(found.shape[2]) * factor + (side - 1) / 2
+    torch.testing.assert_close(found[0, 0, :, 0], rows)
+
+
+def test_a_tile_that_begins_later_gives_later_pixels():
+    kernel = torch.rand(1, 4, 4)
+    fine = torch.rand(1, 20, 20, 1)
+    whole, _ = degrade_tile(fine, kernel, (2, 2), (0, 0))
+    part, first = degrade_tile(fine[:, 5:], kernel, (2, 2), (5, 0))
+    assert first == (3, 0)
+    torch.testing.assert_close(part, whole[:, :, 3:])
+
+
+def test_downsampling_loss_counts_weighted_pixels():
+    coarse = torch.ones(1, 2, 3, 3)
+    reference = torch.zeros(1, 3, 3)
+    weight = torch.zeros(3, 3)
+    weight[0] = 1
+    assert downsampling_loss(coarse, reference, weight, "l1", 3.0).tolist() == [1.0, 1.0]
+
+
+def test_kernel_loss_is_zero_for_a_centred_kernel_of_sum_one():
+    good = torch.zeros(1, 4, 4)
+    good[0, 1:3, 1:3] = 0.25
+    assert kernel_loss(good).item() == pytest.approx(0)
+    assert kernel_loss(2 * good).item() == pytest.approx(1)
+    shifted = torch.roll(good, 1, 2)
+    assert kernel_loss(shifted).item() == pytest.approx(1)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from knitcore.networks import (
+    DegradationKernel,
     Discriminator,
     EnsembleLinear,
     FourierFeatures,
@@ -69,3 +70,22 @@ def test_sigmoid_output_stays_between_zero_and_one():
     assert patches.min() >= 0
     assert patches.max() <= 1
     assert reconstructor(patches).min() >= 0
+
+
+def test_a_deep_linear_network_starts_at_its_kernel():
+    x = torch.arange(12.0) - 5.5
+    start = torch.exp(-(x[:, None] ** 2 + x**2) / 4)
+    start /= start.sum()
+    network = DegradationKernel(generators(0, 1), start, 3, 8)
+    found = network()
+    assert found.shape == (2, 12, 12)
+    assert len(network.weights) == 3
+    torch.testing.assert_close(found[0], start, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(2), atol=0.02, rtol=0)
+    found.sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in network.weights)
+
+
+def test_a_small_kernel_gets_fewer_layers():
+    assert DegradationKernel(generators(0), torch.ones(2, 2) / 4, 3, 8)().shape == (1, 2, 2)
+    assert DegradationKernel(generators(0), torch.ones(1, 5) / 5, 3, 8)().shape == (1, 1, 5)

@@ -1,0 +1,261 @@
+"""Denoising as a user calls it: laws that hold for every image, and quality on real ones."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import knitcore as knit
+
+TINY = {"steps": 8, "batch": 64, "width": 16, "passes": 1, "window": 4, "group": 12}
+
+
+@pytest.fixture(scope="module")
+def neuron(request):
+    path = request.config.rootpath / "tests/data/fluo_neuron_16bit.tif"
+    return tifffile.imread(path)[200:328, 200:328]
+
+
+@pytest.fixture(scope="module")
+def tissue(request):
+    from PIL import Image
+
+    path = request.config.rootpath / "tests/data/rgb_ihc_crop.png"
+    return np.asarray(Image.open(path))[:128, :128]
+
+
+def noisy(image, sigma, seed=0):
+    rng = np.random.default_rng(seed)
+    return (image + rng.normal(0, sigma, image.shape)).astype(np.float32)
+
+
+def error(image, truth):
+    return float(np.sqrt(np.mean((image.astype(float) - truth) ** 2)))
+
+
+# laws -------------------------------------------------------------------------------------------
+
+DTYPES = ["uint8", "uint16", "int16", "uint32", "float16", "float32", "float64", ">u2"]
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    shape_axes=st.sampled_from(
+        [
+            ((24, 30), "YX"),
+            ((24, 30, 3), "YXS"),
+            ((24, 30, 4), "YXS"),
+            ((2, 24, 30), "CYX"),
+            ((24, 30, 2), "YXT"),
+            ((3, 20, 20), "ZYX"),
+            ((5, 9), "YX"),
+        ]
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_dtype_shape_and_finiteness_are_kept(dtype, shape_axes, seed):
+    shape, axes = shape_axes
+    image = (np.random.default_rng(seed).random(shape) * 200).astype(dtype)
+    result = knit.denoise(image, 10.0, axes=axes, **TINY)
+    assert result.image.shape == result.std.shape == shape
+    assert result.image.dtype == np.dtype(dtype).newbyteorder("=")
+    assert np.isfinite(result.image.astype(float)).all()
+    assert np.isfinite(result.std).all()
+    assert (result.std >= 0).all()
+    assert not result.synthesised.any()
+    if shape[-1] == 4:
+        np.testing.assert_array_equal(result.image[..., 3], image[..., 3])  # alpha is no data
+
+
+def test_same_seed_same_pixels(neuron):
+    first = knit.denoise(neuron, seed=1, **TINY)
+    again = knit.denoise(neuron, seed=1, **TINY)
+    other = knit.denoise(neuron, seed=2, **TINY)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.std, again.std)
+    assert (first.image != other.image).any()
+
+
+def test_the_record_repeats_the_run(neuron, tmp_path):
+    image = neuron[:64, :64]
+    first = knit.denoise(image, seed=3, **TINY)
+    path = tmp_path / "run.knit.json"
+    path.write_text(json.dumps(first.record))
+    again = knit.run(knit.load_recipe(path), image)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert again.record["noise"] == first.record["noise"]
+
+
+def test_the_input_is_not_changed(neuron):
+    image = neuron[:48, :48].copy()
+    knit.denoise(image, 20.0, **TINY)
+    np.testing.assert_array_equal(image, neuron[:48, :48])
+
+
+def test_the_residual_is_what_was_taken_away(neuron):
+    result = knit.denoise(neuron[:64, :64], 20.0, **TINY)
+    taken = neuron[:64, :64].astype(np.float32) - result.image
+    np.testing.assert_array_equal(result.residual, taken)
+
+
+def test_planes_of_a_movie_are_worked_on_one_by_one(neuron):
+    movie = np.stack([neuron[:40, :40], neuron[40:80, :40]])
+    both = knit.denoise(movie, 20.0, axes="TYX", **TINY)
+    assert [found["where"] for found in both.record["noise"]] == ["T 0", "T 1"]
+
+
+def test_channels_can_be_worked_on_separately(tissue):
+    result = knit.denoise(tissue[:40, :40], 8.0, channels="separate", **TINY)
+    assert len(result.record["noise"]) == 3
+
+
+# quality ----------------------------------------------------------------------------------------
+
+
+def test_noise_of_unknown_strength_is_found_and_taken_out(tissue):
+    image = noisy(tissue, 20)
+    result = knit.denoise(image)
+    assert error(result.image, tissue) < 0.55 * 20
+    found = result.record["noise"][0]
+    assert found["kind"] == "gaussian"
+    assert found["sigma"] == pytest.approx(20, rel=0.1)
+    inside = np.abs(result.image - tissue.astype(float)) <= 2 * result.std
+    assert 0.85 < inside.mean() <= 1
+
+
+def test_what_is_taken_out_of_noise_looks_like_noise(tissue):
+    """No structure in the residual: neighbours do not agree, and its size is that of the noise."""
+    result = knit.denoise(noisy(tissue, 20), 20.0)
+    taken = result.residual[..., 1]
+    assert taken.std() == pytest.approx(20, rel=0.15)
+    assert abs(np.corrcoef(taken[:, 1:].ravel(), taken[:, :-1].ravel())[0, 1]) < 0.15
+
+
+def test_paper_preset_runs_the_article_on_the_whole_image(neuron):
+    image = neuron[:48, :56]
+    result = knit.denoise(image, preset="paper", steps=3, width=32, frequencies=16)
+    assert {"recon", "xpatch", "pixel", "gan", "discriminator"} <= set(result.record["losses"])
+    assert result.image.dtype == image.dtype
+    assert "ensemble" in str(result.record["notes"])
+
+
+def test_paper_preset_with_several_networks_knows_their_scatter(neuron):
+    result = knit.denoise(
+        neuron[:40, :40], preset="paper", steps=3, width=16, frequencies=8, ensemble=2
+    )
+    assert (result.std > 0).all()
+
+
+# images without noise ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_a_constant_image_comes_back(value):
+    image = np.full((40, 50), value, np.uint16)
+    result = knit.denoise(image)
+    np.testing.assert_array_equal(result.image, image)
+    assert result.record["noise"][0]["kind"] == "none"
+
+
+def drawings():
+    y, x = np.mgrid[:96, :96]
+    yield "checkerboard", ((y // 8 + x // 8) % 2 * 200 + 20).astype(np.uint8)
+    yield "gradient", (y + x).astype(np.uint8)
+    yield "disc", (((y - 48) ** 2 + (x - 40) ** 2 < 900) * 180 + 30).astype(np.uint8)
+    yield "lines", ((x % 6 == 0) * 255).astype(np.uint8)
+    yield "smooth", (100 + 80 * np.sin(y / 9) * np.cos(x / 7)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), drawings(), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_a_noise_free_image_comes_back_within_rounding(name, image):
+    result = knit.denoise(image)
+    assert np.abs(result.image.astype(int) - image).max() <= 1
+
+
+# events and cancel ------------------------------------------------------------------------------
+
+
+def test_progress_rises_to_one(neuron):
+    events = []
+    knit.denoise(np.stack([neuron[:48, :48]] * 2), 20.0, on_event=events.append, **TINY)
+    fractions = [e.fraction for e in events if isinstance(e, knit.Progress)]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+
+
+def test_previews_are_boxes_of_the_result(neuron):
+    image = neuron[:96, :96]
+    previews = [
+        e
+        for e in knit.denoise_steps(image, 20.0, previews=True, **TINY)
+        if isinstance(e, knit.Preview)
+    ]
+    assert previews[-1].values.shape == image[previews[-1].box].shape
+    assert previews[-1].values.dtype == image.dtype
+
+
+def test_cancel_ends_the_run_at_the_next_event(neuron):
+    stop = threading.Event()
+    seen = []
+
+    def on_event(event):
+        seen.append(event)
+        if isinstance(event, knit.Progress) and event.fraction > 0.05:
+            stop.set()
+
+    with pytest.raises(knit.Cancelled):
+        knit.denoise(neuron, 20.0, on_event=on_event, cancel=stop)
+    assert seen[-1].fraction < 0.9
+
+
+# bad input --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((20, 20), bool), "two values only"),
+        (np.zeros((20, 20), complex), "complex"),
+        (np.zeros((0, 20), np.uint8), "holds no pixel"),
+        (np.zeros((2, 30), np.uint8), "too small for denoising"),
+        (np.zeros(20, np.uint8), "at least two"),
+    ],
+)
+def test_what_cannot_be_denoised_is_refused(image, words):
+    with pytest.raises(knit.InputError, match=words):
+        knit.denoise(image, **TINY)
+
+
+def test_nan_is_refused_or_filled(neuron):
+    image = neuron[:48, :48].astype(np.float32)
+    image[10:12, 10:12] = np.nan
+    image[30, 30] = np.inf
+    with pytest.raises(knit.InputError, match=r"5 values are NaN or infinite.*nan_as_hole"):
+        knit.denoise(image, 20.0, **TINY)
+    result = knit.denoise(image, 20.0, nan_as_hole=True, **TINY)
+    assert np.isfinite(result.image).all()
+    assert result.synthesised.sum() == 5
+    assert np.isfinite(result.residual).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sigma": -1.0}, "sigma"),
+        ({"sigma": 5.0, "gain": 1.0, "offset": 0.0}, "not both"),
+        ({"gain": 1.0}, "together"),
+        ({"noise": "poisson-gaussian", "sigma": 5.0}, "belongs to gaussian"),
+        ({"blind_spot": "z"}, "blind_spot"),
+        ({"patch": 4}, "odd"),
+    ],
+)
+def test_wrong_settings_are_told(neuron, fields, words):
+    with pytest.raises(knit.RecipeError, match=words):
+        knit.denoise(neuron, **fields)
