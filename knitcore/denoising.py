@@ -152,7 +152,7 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
             from knitcore.knitting import knit_denoised
 
             return knit_denoised(canvas, run, device, colours, previews)
-        from knitcore.blind_spot import denoise_steps_on_canvas
+        from knitcore.fast_denoising import denoise_steps_on_canvas
 
         return denoise_steps_on_canvas(
             canvas.values, layout.step, recipe, device, canvas.key, colours

@@ -59,17 +59,28 @@ class Coarse:
         Start of the degradation kernel; sides as odd or even as the factors.
     learn : bool
         Fit the kernel, or keep it.
+    centred : bool
+        Coarse pixels lie in the centre of their fine ones, or else on the first of them.
     """
 
     values: np.ndarray
     factors: tuple[int, ...]
     kernel: np.ndarray
     learn: bool
+    centred: bool = True
 
     @property
     def margin(self) -> tuple[int, ...]:
         """Fine pixels fitted beyond each border, so that every coarse pixel has its whole kernel."""
         return tuple(side // 2 for side in self.kernel.shape)
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Fine pixel, margin included, at which the kernel of coarse pixel 0 begins."""
+        return tuple(
+            (s - side) // 2 + margin if self.centred else 0
+            for s, side, margin in zip(self.factors, self.kernel.shape, self.margin, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -536,8 +547,7 @@ def degraded_loss(
     factors, total = coarse.factors, drawn.new_zeros(len(drawn))
     values = math.prod(scene.values.shape)
     for number, (tile, corner) in enumerate(zip(tiles, corners, strict=True)):
-        # coarse pixel 0's kernel begins half a coarse pixel into the margin
-        offset = tuple(int(c) - s // 2 for c, s in zip(corner, factors, strict=True))
+        offset = tuple(int(c) - b for c, b in zip(corner, coarse.begin, strict=True))
         found, first = degrade_tile(tile, kernel, factors, offset)
         counts = [
             min(n, side - f)
@@ -549,14 +559,12 @@ def degraded_loss(
         weight = torch.ones(counts, device=drawn.device)
         if batch.core is not None:  # a coarse pixel belongs to the pass whose core holds its middle
             for axis, (f, n) in enumerate(zip(first, counts, strict=True)):
-                s, m = factors[axis], coarse.margin[axis]
-                middle = (torch.arange(f, f + n) * s + s // 2 + m - int(corner[axis])).to(
-                    drawn.device
-                )
+                middle = coarse.begin[axis] + kernel.shape[axis + 1] // 2 - int(corner[axis])
+                inner = (torch.arange(f, f + n) * factors[axis] + middle).to(drawn.device)
                 along = batch.core[number].amax([a for a in range(len(counts)) if a != axis])
                 view = [1] * len(counts)
                 view[axis] = n
-                weight = weight * along[middle].view(view)
+                weight = weight * along[inner].view(view)
         count = values if batch.core is not None else len(tiles) * found[:, 0].numel()
         total = total + downsampling_loss(
             found, scene.values[box], weight, recipe.pixel_loss, count

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 
 from knitcore.degradation import starting_kernel
 from knitcore.events import Note, Stage
@@ -56,7 +57,8 @@ def knit_denoised(
     _, mean, std = yield from _fit(target, run, device, previews, centre, spread)
     shape = canvas.values.shape
     notes = [ALONE] if run.recipe.ensemble == 1 else []
-    noise = Noise("unknown", 0.0, 0.0)
+    none = (0.0,) * len(canvas.values)
+    noise = Noise("unknown", none, none, none)
     return Denoised(mean.reshape(shape), std.reshape(shape), noise, "none", notes)
 
 
@@ -95,19 +97,23 @@ def knit_enlarged(
     """
     yield Stage(0.0, "estimate the kernel")
     whole = tuple(math.ceil(factor) for factor in factors)
-    start, facts = starting_kernel(canvas.values, whole, factors, kernel)
+    anchor = run.recipe.anchor
+    start, facts = starting_kernel(canvas.values, whole, factors, kernel, anchor)
     known = np.ones(canvas.values.shape, bool)
     values, centre, spread = standardise(canvas.values, known, run.recipe, joint=colours)
     learn = isinstance(kernel, str) and kernel == "estimate"
-    coarse = Coarse(values.astype(np.float32), whole, start, learn)
+    centred = anchor == "centre"
+    coarse = Coarse(values.astype(np.float32), whole, start, learn, centred)
     sides = tuple(
         n * s + 2 * m for n, s, m in zip(canvas.values.shape[1:], whole, coarse.margin, strict=True)
     )
     shape = tuple(
-        max(1, round(n * f)) for n, f in zip(canvas.values.shape[1:], factors, strict=True)
+        max(1, math.floor(n * f + 0.5))
+        for n, f in zip(canvas.values.shape[1:], factors, strict=True)
     )
+    half = 0.5 if centred else 0.0
     places = [
-        ((np.arange(n) + 0.5) / f * s - 0.5 + m).astype(np.float32)
+        ((np.arange(n) + half) / f * s - half + m).astype(np.float32)
         for n, f, s, m in zip(shape, factors, whole, coarse.margin, strict=True)
     ]
     nothing = np.zeros((len(values), *sides), np.float32)
@@ -125,9 +131,9 @@ def knit_enlarged(
     )
     assert state.kernel is not None
     found = state.kernel.mean(0).astype(np.float64)
-    found /= found.sum()
+    found = _on_output_grid(found, whole, factors)
     image = mean.reshape(len(values), *shape)
-    residual = consistency(canvas.values, image, found, factors)
+    residual = consistency(canvas.values, image, found, factors, anchor)
     notes = [ALONE] if run.recipe.ensemble == 1 else []
     return Upscaled(
         image=image,
@@ -138,6 +144,20 @@ def knit_enlarged(
         noise=0.0,
         notes=notes,
     )
+
+
+def _on_output_grid(
+    kernel: np.ndarray, whole: tuple[int, ...], factors: tuple[float, ...]
+) -> np.ndarray:
+    """A kernel on the grid of whole factors, on that of the output; its sum is 1."""
+    if whole != factors:
+        grids = []
+        for side, s, f in zip(kernel.shape, whole, factors, strict=True):
+            reach = math.ceil((side - 1) / 2 * f / s)
+            steps = np.arange(-reach, reach + 1) if s != f else np.arange(side) - (side - 1) / 2
+            grids.append(steps * s / f + (side - 1) / 2)
+        kernel = map_coordinates(kernel, np.meshgrid(*grids, indexing="ij"), order=1)
+    return kernel / kernel.sum()
 
 
 def _fit(

@@ -401,6 +401,12 @@ class SuperResolve(Recipe):
         description="How the image lost its resolution: estimate, delta, gaussian:S (standard "
         "deviation in output pixels; gaussian:SY,SX,ANGLE), or an image file with the kernel.",
     )
+    anchor: Literal["centre", "corner"] = Field(
+        "centre",
+        description="Where an input pixel lies: in the centre of its output pixels, so that both "
+        "images cover the same place, or on the first of them, for an image that is every n-th pixel "
+        "of a finer one.",
+    )
     nan_as_hole: bool = Field(
         False, description="Fill NaN and infinite pixels instead of refusing them."
     )

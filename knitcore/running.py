@@ -189,6 +189,26 @@ def work_through(
     ------
     Progress, Preview
     """
+    import torch
+
+    from knitcore.device import fit_threads
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(fit_threads())
+    try:
+        yield from _work_through(run, work, paste, joint, fill, previews)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _work_through(
+    run: Run[Any],
+    work: Callable[[Canvas], Generator[Stage, None, T]],
+    paste: Callable[[Canvas, T], tuple[np.ndarray, np.ndarray]],
+    joint: bool,
+    fill: bool,
+    previews: bool,
+) -> Generator[Event, None, None]:
     layout = run.layout
     place = tuple(slice(0, run.out.shape[a]) for a in layout.spatial)
     for canvas, count in canvases(run.image, layout, joint, fill):

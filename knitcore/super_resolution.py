@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Stage, drain, until_cancelled
 from knitcore.recipe import SuperResolve, make_recipe, with_fields
 from knitcore.result import Result
-from knitcore.running import Canvas, Run, work_through
+from knitcore.running import Canvas, Run, canvases, work_through
 
 if TYPE_CHECKING:
     from knitcore.upscaling import Upscaled
@@ -38,7 +39,7 @@ def super_resolve(
     """Enlarge one image, and find out by which kernel it lost its resolution.
 
     Output pixel i lies at input coordinate (i + 1/2) / scale - 1/2, so that both images cover the
-    same place.
+    same place (with ``anchor="corner"`` at i / scale).
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ def _super_resolve(
         values = _checked_kernel(values, len(factors), recipe.kernel)
     shape = list(source.shape)
     for axis, factor in zip(layout.spatial, factors, strict=True):
-        shape[axis] = max(1, round(source.shape[axis] * factor))
+        shape[axis] = max(1, math.floor(source.shape[axis] * factor + 0.5))
     run = Run(
         image=source,
         recipe=recipe,
@@ -171,8 +172,13 @@ def _super_resolve(
     found: list[Upscaled] = []
     places: list[str] = []
 
+    facts: dict[str, Any] = {}
+    if values is None and recipe.kernel == "estimate" and recipe.method == "posterior":
+        yield run.progress("estimate the kernel")
+        values, facts = _best_estimate(run, factors, joint)
+
     def work(canvas: Canvas) -> Generator[Stage, None, Upscaled]:
-        # one instrument, one kernel: what the first plane told holds for the others
+        # one instrument, one kernel: what the first plane learned holds for the others
         kernel: Any = found[0].kernel if found else recipe.kernel if values is None else values
         if recipe.method == "knitwork":
             from knitcore.knitting import knit_enlarged
@@ -191,7 +197,8 @@ def _super_resolve(
         return done.image, done.std
 
     if source.alpha:
-        run.out[..., -1] = _enlarged_alpha(source, layout, factors, run.out.shape)
+        half = 0.5 if recipe.anchor == "centre" else 0.0
+        run.out[..., -1] = _enlarged_alpha(source, layout, factors, half, run.out.shape)
     clock, told = time.monotonic(), 0
     for event in work_through(
         run, work, paste, joint=joint, fill=recipe.nan_as_hole, previews=previews
@@ -207,7 +214,7 @@ def _super_resolve(
         output={"shape": list(run.out.shape)},
         kernel={
             "choice": recipe.kernel,
-            **found[0].kernel_parameters,
+            **(facts or found[0].kernel_parameters),
             "sum": float(kernel.sum()),
             "values": kernel.tolist(),
         },
@@ -271,6 +278,22 @@ def enlargement(image: Image, factors: tuple[float, ...]) -> tuple[Layout, tuple
     return layout, tuple(by_axis[image.axes[a]] for a in layout.spatial)
 
 
+def _best_estimate(
+    run: Run[SuperResolve], factors: tuple[float, ...], joint: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The kernel as the plane with the most contrast tells it."""
+    from knitcore.degradation import estimate_kernel
+
+    best, most = None, -1.0
+    for canvas, count in canvases(run.image, run.layout, joint, run.recipe.nan_as_hole):
+        contrast = float(canvas.values.std()) if count > 1 else 0.0
+        if contrast > most:
+            best, most = canvas.values, contrast
+    assert best is not None
+    kernel, facts, _ = estimate_kernel(best, factors, run.recipe.anchor)
+    return kernel, facts
+
+
 def _kernel_file(choice: str) -> np.ndarray | None:
     if choice in ("estimate", "delta") or choice.startswith("gaussian:"):
         return None
@@ -296,13 +319,17 @@ def _checked_kernel(values: np.ndarray, dimensions: int, name: str) -> np.ndarra
 
 
 def _enlarged_alpha(
-    source: Image, layout: Layout, factors: tuple[float, ...], shape: tuple[int, ...]
+    source: Image,
+    layout: Layout,
+    factors: tuple[float, ...],
+    half: float,
+    shape: tuple[int, ...],
 ) -> np.ndarray:
     """Transparency, interpolated linearly onto the output's pixels."""
     alpha = np.asarray(source.data[..., -1])
     grid = [np.arange(n, dtype=np.float64) for n in shape[:-1]]
     for axis, factor in zip(layout.spatial, factors, strict=True):
-        grid[axis] = (grid[axis] + 0.5) / factor - 0.5
+        grid[axis] = (grid[axis] + half) / factor - half
     places = np.meshgrid(*grid, indexing="ij")
     enlarged = map_coordinates(alpha.astype(np.float64), places, order=1, mode="nearest")
     return to_dtype(enlarged, source.dtype)

@@ -1,0 +1,306 @@
+"""The pilot: each pixel predicted from its surroundings by a small network fitted to this image alone.
+
+A prediction that has not seen the pixel cannot copy its noise (Krull et al. 2019; Laine et al. 2019).
+The network gives a mean and the variance of what it cannot tell; with the noise known, both make the
+posterior mean of the pixel: ``(s2 * mean + v * pixel) / (s2 + v)``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from knitcore.adam import Adam
+from knitcore.fit import random_source
+from knitcore.noise import REACH, Noise
+from knitcore.recipe import Denoise
+
+EVENT_SECONDS = 0.1
+CHUNK = 8192  # pixels predicted at once
+NEAR = 3  # reach of the neighbours taken one by one, pixels
+RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
+DECAY = 1e-2  # decoupled weight decay
+LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
+DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+
+
+def hidden_pixels(blind_spot: str, noise: Noise) -> tuple[set[tuple[int, int]], str]:
+    """Offsets (y, x) that the prediction of a pixel must not see.
+
+    Parameters
+    ----------
+    blind_spot : str
+        As in the recipe.
+    noise : Noise
+        Its correlation decides for "auto".
+
+    Returns
+    -------
+    offsets : set of (int, int)
+        With (0, 0).
+    name : str
+        "pixel", "x 2" (along x, two pixels to each side), "y 1", "square 1".
+    """
+    if blind_spot.isdigit():
+        n = int(blind_spot)
+        square = {(y, x) for y in range(-n, n + 1) for x in range(-n, n + 1)}
+        return square, f"square {n}" if n else "pixel"
+    axis, reach = blind_spot, REACH
+    if blind_spot == "auto":
+        y, x = len(noise.along_y) - 1, len(noise.along_x) - 1
+        axis, reach = ("x", x) if x >= y else ("y", y)
+    line = range(-reach, reach + 1)
+    name = f"{axis} {reach}" if reach else "pixel"
+    return {(0, k) if axis == "x" else (k, 0) for k in line}, name
+
+
+def mirrored(size: int, pad: int) -> torch.Tensor:
+    """Indices of an axis continued by reflection on both sides, of any size."""
+    at = torch.arange(-pad, size + pad).abs() % max(2 * size - 2, 1)
+    return torch.where(at >= size, 2 * size - 2 - at, at)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What predictions are made from: an image, padded, and its box means, as flat vectors.
+
+    Attributes
+    ----------
+    banks : tuple of Tensor, shape (C, M)
+    near, rings : Tensor of int
+        Offsets into the first bank; into the others, one row each.
+    weight : Tensor
+        Of the near pixels in the local mean that features and targets are relative to.
+    shape, padded : tuple of int
+        (Z, Y, X) without and with the padding.
+    pad : tuple of int
+    """
+
+    banks: tuple[torch.Tensor, ...]
+    near: torch.Tensor
+    rings: torch.Tensor
+    weight: torch.Tensor
+    shape: tuple[int, ...]
+    padded: tuple[int, ...]
+    pad: tuple[int, ...]
+
+    def place(self, pixel: torch.Tensor) -> torch.Tensor:
+        """Flat index in the banks of pixels given by their flat index in the image."""
+        _, Y, X = self.shape
+        z, y, x = pixel // (Y * X), pixel // X % Y, pixel % X
+        z, y, x = z + self.pad[0], y + self.pad[1], x + self.pad[2]
+        return (z * self.padded[1] + y) * self.padded[2] + x
+
+    def look(self, pixel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features (N, F), local mean (N, C) and value (N, C) of pixels given by flat index."""
+        at = self.place(pixel)
+        near = self.banks[0][:, at[:, None] + self.near]
+        mean = near @ self.weight
+        parts = [near]
+        parts += [b[:, at[:, None] + r] for b, r in zip(self.banks[1:], self.rings, strict=True)]
+        features = torch.cat(parts, 2) - mean[..., None]
+        return features.permute(1, 0, 2).reshape(len(at), -1), mean.T, self.banks[0][:, at].T
+
+
+def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings:
+    """Prepare an image for predictions that do not see the hidden pixels.
+
+    Parameters
+    ----------
+    values : Tensor, shape (C, Z, Y, X)
+    hidden : set of (int, int)
+
+    Returns
+    -------
+    Surroundings
+    """
+    _, Z, Y, X = values.shape
+    device = values.device
+    blind = max(max(abs(y), abs(x)) for y, x in hidden)
+    reach = max(NEAR, blind + 2)
+    farther = max(0, blind - NEAR)
+    pad = (int(Z > 1), *[RINGS[-1][1] + farther + RINGS[-1][0] // 2] * 2)
+    image = values
+    for axis, (n, p) in enumerate(zip((Z, Y, X), pad, strict=True), 1):
+        image = image.index_select(axis, mirrored(n, p).to(device))
+    banks = [image, *(F.avg_pool2d(image, side, 1, side // 2) for side, _ in RINGS)]
+    padded = tuple(image.shape[1:])
+    line = range(-reach, reach + 1)
+    near = [(0, y, x) for y in line for x in line if (y, x) not in hidden]
+    squares = torch.tensor([float(y * y + x * x) for _, y, x in near])
+    weight = torch.where(squares <= 2 * squares.min(), 1 / squares, 0.0)
+    if Z > 1:  # the noise of other planes is another one
+        beside = [(z, y, x) for z in (-1, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        near += beside
+        weight = torch.cat([weight, torch.zeros(len(beside))])
+    flat = [(z * padded[1] + y) * padded[2] + x for z, y, x in near]
+    rings = [[(y * padded[2] + x) * (gap + farther) for y, x in DIRECTIONS] for _, gap in RINGS]
+    return Surroundings(
+        tuple(bank.reshape(len(values), -1) for bank in banks),
+        torch.tensor(flat, device=device),
+        torch.tensor(rings, device=device),
+        (weight / weight.sum()).to(device),
+        (Z, Y, X),
+        padded,
+        pad,
+    )
+
+
+def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -> float:
+    """Variance that no linear prediction from the surroundings can tell, over that of the noise.
+
+    Well below 1 the noise is overestimated: a pattern that repeats itself was taken for it.
+
+    Parameters
+    ----------
+    around : Surroundings
+    noise : Noise
+        In the units of the surroundings.
+    draw : torch.Generator
+
+    Returns
+    -------
+    float
+    """
+    total = math.prod(around.shape)
+    pixel = torch.randint(0, total, (min(6000, 4 * total),), generator=draw)
+    features, mean, value = around.look(pixel.to(around.near.device))
+    target = value - mean
+    square = (features.T @ features).double()
+    square.diagonal().add_(1e-9 * square.diagonal().mean().clamp_min(1e-30))
+    weights = torch.linalg.solve(square, (features.T @ target).double()).float()
+    left = (target - features @ weights) ** 2 / noise.variance(mean.T).T
+    spare = max(0.05, 1 - features.shape[1] / len(features))
+    return float(left.mean()) / spare
+
+
+def decorrelation(values: torch.Tensor) -> torch.Tensor:
+    """Principal axes of the channels, one a row: for colours much like opponent colours."""
+    C = len(values)
+    if C == 1:
+        return torch.eye(1, device=values.device)
+    flat = values.reshape(C, -1)
+    flat = flat[:, :: max(1, flat.shape[1] // 100_000)]
+    flat = flat - flat.mean(1, keepdim=True)
+    _, axes = torch.linalg.eigh((flat @ flat.T).double())
+    # the sign of an axis is arbitrary: fix it, so that it is the same on every machine
+    axes = axes * axes.sum(0).sign().where(axes.sum(0) != 0, torch.ones_like(axes.sum(0)))
+    return axes.T.flip(0).to(values.dtype)
+
+
+def pilot_steps(
+    values: torch.Tensor,
+    noise: Noise,
+    hidden: set[tuple[int, int]],
+    recipe: Denoise,
+    key: str,
+    check: bool,
+) -> Generator[tuple[float, float], None, tuple[torch.Tensor, Noise]]:
+    """Fit the network and predict every pixel.
+
+    Parameters
+    ----------
+    values : Tensor, shape (C, Z, Y, X)
+        In units in which the noise of each channel is about 1.
+    noise : Noise
+        In these units.
+    hidden : set of (int, int)
+        Offsets the prediction does not see.
+    recipe : Denoise
+    key : str
+        With the seed it decides all random numbers.
+    check : bool
+        Lower the noise if the network predicts better than it allows.
+
+    Yields
+    ------
+    done, loss : float
+        Loss: mean negative log-likelihood of a pixel, without its constant.
+
+    Returns
+    -------
+    pilot : Tensor, shape (C, Z, Y, X)
+        Posterior mean of each pixel.
+    noise : Noise
+        As given or lowered.
+    """
+    C, device = len(values), values.device
+    turn = decorrelation(values)
+    around = surround(torch.einsum("kc,czyx->kzyx", turn, values) if C > 1 else values, hidden)
+    draw = random_source(recipe.seed, key, "blind spot")
+    total = math.prod(values.shape[1:])
+
+    def noise_at(mean: torch.Tensor) -> torch.Tensor:
+        """Noise variance (N, C) of the decorrelated channels, at their means."""
+        return noise.variance((mean @ turn).T).T @ (turn**2).T
+
+    sample = torch.randint(0, total, (CHUNK,), generator=draw).to(device)
+    features, _, _ = around.look(sample)
+    spread = features.abs().mean().clamp_min(1e-6) * 1.25
+    sizes = [features.shape[1], recipe.width, recipe.width, recipe.width, 2 * C]
+    weights, biases = [], []
+    for n, m in itertools.pairwise(sizes):
+        scale = (1.0 if m != 2 * C else 0.3) / math.sqrt(n)
+        weights.append(((torch.rand(n, m, generator=draw) * 2 - 1) * scale).to(device))
+        biases.append(((torch.rand(m, generator=draw) * 2 - 1) / math.sqrt(n)).to(device))
+    parameters = [p.requires_grad_() for p in (*weights, *biases)]
+
+    def predict(
+        features: torch.Tensor, mean: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean relative to the local one, its variance, and that of the noise."""
+        h = (features / spread).clamp(-LIMIT, LIMIT)
+        for w, b in zip(weights[:-1], biases[:-1], strict=True):
+            h = F.gelu(torch.addmm(b, h, w))
+        out = torch.addmm(biases[-1], h, weights[-1])
+        s2 = noise_at(mean)
+        return out[:, :C] * 2 * s2.sqrt(), s2 * (out[:, C:] - 2).clamp(-20, 20).exp(), s2
+
+    optimiser = Adam(parameters)
+    reported, ratios = time.monotonic(), []
+    for step in range(recipe.steps):
+        pixel = torch.randint(0, total, (recipe.batch,), generator=draw).to(device)
+        with torch.no_grad():
+            features, mean, value = around.look(pixel)
+        guess, doubt, s2 = predict(features, mean)
+        square = (value - mean - guess) ** 2
+        # a wild pixel must not decide a step
+        loss = ((square / (doubt + s2)).clamp_max(50) + (doubt / s2 + 1).log()).mean()
+        optimiser.clear()
+        loss.backward()
+        done = step / recipe.steps
+        warm, cool = min(1.0, 0.04 + done / 0.1), max(0.0, done - 0.1) / 0.9
+        rate = recipe.rate * warm * 0.5 * (1 + math.cos(math.pi * cool))
+        optimiser.step(rate)
+        with torch.no_grad():
+            torch._foreach_mul_(weights, 1 - rate * DECAY)
+            if check and step >= 0.8 * recipe.steps:
+                ratios.append(torch.stack([doubt, square / s2]))
+        if time.monotonic() - reported > EVENT_SECONDS:
+            reported = time.monotonic()
+            yield 0.8 * (step + 1) / recipe.steps, float(loss.detach())
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    if ratios:
+        doubt, square = torch.cat(ratios, 1).reshape(2, -1)
+        share = float(square[doubt <= doubt.median()].mean())
+        if share < 0.85:
+            noise = noise.times(share)
+
+    pilot = torch.empty(C, total, device=device)
+    for start in range(0, total, CHUNK):
+        pixel = torch.arange(start, min(total, start + CHUNK), device=device)
+        features, mean, value = around.look(pixel)
+        guess, doubt, s2 = predict(features, mean)
+        post = mean + (s2 * guess + doubt * (value - mean)) / (s2 + doubt)
+        pilot[:, start : start + CHUNK] = (post @ turn).T
+        if time.monotonic() - reported > EVENT_SECONDS:
+            reported = time.monotonic()
+            yield 0.8 + 0.2 * start / total, float("nan")
+    return pilot.reshape(values.shape), noise

@@ -1,0 +1,232 @@
+"""Patch posteriors: groups of similar patches on a pilot give a Gaussian prior for each of them.
+
+The second step of non-local Bayes (Lebrun, Buades and Morel 2013, doi:10.1137/120874989) with a
+blind-spot network as its first: a patch's posterior mean under the group's mean and covariance, averaged
+over all patches that cover a pixel. Signal-dependent and correlated noise enter as the noise covariance
+of the patch, without a variance-stabilising transform and its inverse.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+import torch
+
+from knitcore.noise import Noise, line_covariance
+from knitcore.recipe import Denoise
+
+EVENT_SECONDS = 0.1
+TEAM = 4  # so many references a side share one search window
+TEAMS = 32  # searched at once
+
+
+def patch_table(image: torch.Tensor, size: int) -> torch.Tensor:
+    """All patches of all planes: (C, Z, Y, X) to (Z * Y' * X', C * size * size)."""
+    patches = image.unfold(2, size, 1).unfold(3, size, 1)
+    return patches.permute(1, 2, 3, 0, 4, 5).reshape(-1, len(image) * size * size)
+
+
+def reference_starts(length: int, size: int, stride: int) -> torch.Tensor:
+    """First pixels of the reference patches along an axis, in rows of `TEAM`; the end is covered."""
+    starts = [*range(0, length - size, stride), length - size]
+    starts += starts[-1:] * (-len(starts) % TEAM)
+    return torch.tensor(starts).view(-1, TEAM)
+
+
+def find_groups(
+    table: torch.Tensor,
+    square: torch.Tensor,
+    reference: torch.Tensor,
+    candidate: torch.Tensor,
+    group: int,
+) -> torch.Tensor:
+    """The patches nearest to each reference.
+
+    Parameters
+    ----------
+    table : Tensor, shape (P, D)
+    square : Tensor, shape (P,)
+        Its squared row norms.
+    reference, candidate : Tensor of int, shapes (B, R) and (B, S)
+        Rows of the table; each reference of a team is compared with all the team's candidates.
+    group : int
+
+    Returns
+    -------
+    Tensor of int, shape (B * R, group)
+    """
+    cross = table[reference] @ table[candidate].transpose(1, 2)
+    distance = square[candidate][:, None] - 2 * cross
+    best = distance.topk(group, 2, largest=False, sorted=False).indices
+    rows = candidate[:, None].expand(-1, reference.shape[1], -1)
+    return rows.gather(2, best).reshape(-1, group)
+
+
+def group_posterior(
+    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, whiten: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior mean and variance of patches whose prior is the Gaussian of their pilots.
+
+    Parameters
+    ----------
+    noisy, pilot : Tensor, shape (G, K, D)
+        Groups of K patches of D numbers, channels first.
+    noise : Noise
+    whiten : Tensor or None, shape (2, D, D)
+        Inverse Cholesky factor of the noise's correlation and the factor itself; None if white.
+
+    Returns
+    -------
+    estimate : Tensor, shape (G, K, D)
+    variance : Tensor, shape (G, D)
+        The same for all patches of a group.
+    """
+    K, D = pilot.shape[1:]
+    mean = pilot.mean(1, keepdim=True)
+    channels = len(noise.gain)
+    by_channel = mean.reshape(len(mean), channels, -1).transpose(0, 1)
+    s2 = noise.variance(by_channel).transpose(0, 1).reshape(mean.shape)
+    scale = s2.sqrt()
+    x, n = (pilot - mean) / scale, (noisy - mean) / scale
+    if whiten is not None:
+        x, n = x @ whiten[0].T, n @ whiten[0].T
+    # gain = P / (P + 1) for P = x'x / (K - 1): the smaller of the two forms of the inverse
+    if D <= K:
+        eye = torch.eye(D, device=x.device)
+        factor = torch.linalg.cholesky_ex(x.transpose(1, 2) @ x / (K - 1) + eye)[0]
+        root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        estimate = n - (n @ root.transpose(1, 2)) @ root
+        variance = 1 - (root * root).sum(1)
+    else:
+        eye = torch.eye(K, device=x.device)
+        factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + (K - 1) * eye)[0]
+        root = torch.linalg.solve_triangular(factor, x, upper=False)
+        estimate = (n @ root.transpose(1, 2)) @ root
+        variance = (root * root).sum(1)
+    if whiten is not None:
+        estimate = estimate @ whiten[1].T
+    # the mean is no better known than by K noisy patches
+    variance = (variance.clamp_min(0) + 1 / K) * s2[:, 0]
+    return estimate.mul_(scale).add_(mean), variance
+
+
+def whitening(noise: Noise, channels: int, size: int, device: torch.device) -> torch.Tensor | None:
+    """Inverse Cholesky factor of the noise's correlation in a patch, and the factor itself."""
+    if len(noise.along_y) == len(noise.along_x) == 1:
+        return None
+    plane = torch.kron(line_covariance(noise.along_y, size), line_covariance(noise.along_x, size))
+    factor = torch.linalg.cholesky(torch.kron(torch.eye(channels, dtype=plane.dtype), plane))
+    return torch.stack([torch.linalg.inv(factor), factor]).float().to(device)
+
+
+def alike(values: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """Values on a scale on which the noise is everywhere about 1, for comparing patches."""
+    if not any(noise.gain):
+        return values
+    shape = (-1, *[1] * (values.ndim - 1))
+    gain = torch.tensor(noise.gain, device=values.device).view(shape)
+    root = noise.variance(values).sqrt()
+    return torch.where(gain > 0.02, 2 * root / gain.clamp_min(1e-6), values / root.mean())
+
+
+def _sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int) -> torch.Tensor:
+    """Add patches up where they lie: (P, D) to (C, planes, Y, X)."""
+    parts = table.view(planes, high, wide, -1, size, size).permute(3, 0, 1, 2, 4, 5)
+    out = parts.new_zeros(len(parts), planes, high + size - 1, wide + size - 1)
+    for y in range(size):
+        for x in range(size):
+            out[:, :, y : y + high, x : x + wide] += parts[..., y, x]
+    return out
+
+
+def posterior_steps(
+    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
+) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
+    """Posterior mean of every pixel, piece by piece; the pieces leave no seam.
+
+    Parameters
+    ----------
+    noisy, pilot : Tensor, shape (C, Z, Y, X)
+        In units in which the noise of each channel is about 1.
+    noise : Noise
+        In these units.
+    recipe : Denoise
+    group : int
+        Patches in a group.
+
+    Yields
+    ------
+    float
+        Share done.
+
+    Returns
+    -------
+    clean, variance : Tensor, shape (C, Z, Y, X)
+    """
+    C, Z, Y, X = noisy.shape
+    device = noisy.device
+    size = min(recipe.patch, (min(Y, X) + 1) // 2)
+    whiten = whitening(noise, C, size, device)
+    total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
+    spread = torch.zeros_like(noisy)
+    rows, columns = (reference_starts(n, size, recipe.stride).to(device) for n in (Y, X))
+    teams = max(1, recipe.block // (TEAM * recipe.stride))
+    pieces = [
+        (z, rows[i : i + teams], columns[j : j + teams])
+        for z in range(Z)
+        for i in range(0, len(rows), teams)
+        for j in range(0, len(columns), teams)
+    ]
+    reported = time.monotonic()
+    for number, (z, ys, xs) in enumerate(pieces):
+        reach = [
+            slice(max(0, int(s[0, 0]) - recipe.window), int(s[-1, -1]) + recipe.window + size)
+            for s in (ys, xs)
+        ]
+        box = (slice(max(0, z - 1), z + 2), *reach)
+        part = pilot[(slice(None), *box)]
+        planes, high, wide = part.shape[1], part.shape[2] - size + 1, part.shape[3] - size + 1
+        pilots = patch_table(part, size)
+        seen = patch_table(noisy[(slice(None), *box)], size)
+        table = patch_table(alike(part, noise), size) if any(noise.gain) else pilots
+        # distances are differences of squares: about the mean they lose fewer digits
+        table = table - table.mean(0)
+        square = (table * table).sum(1)
+        ys, xs = ys - box[1].start, xs - box[2].start
+        side = (TEAM - 1) * recipe.stride + 1 + 2 * recipe.window
+        tall, broad = min(side, high), min(side, wide)
+        top = (ys[:, 0] - recipe.window).clamp(0, high - tall)
+        left = (xs[:, 0] - recipe.window).clamp(0, wide - broad)
+        plane = torch.arange(planes, device=device)[:, None, None] * high * wide
+        down = torch.arange(tall, device=device)[:, None] * wide
+        window = (plane + down + torch.arange(broad, device=device)).reshape(-1)
+        here = (z - box[0].start) * high * wide
+        sums, counts = torch.zeros_like(pilots), pilots.new_zeros(len(pilots), 1 + C)
+        many = min(group, len(window))
+        all_teams = torch.cartesian_prod(
+            torch.arange(len(ys), device=device), torch.arange(len(xs), device=device)
+        )
+        for chosen in all_teams.split(TEAMS):
+            i, j = chosen[:, 0], chosen[:, 1]
+            reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
+            candidate = (top[i] * wide + left[j])[:, None] + window
+            members = find_groups(table, square, reference + here, candidate, many)
+            estimate, variance = group_posterior(seen[members], pilots[members], noise, whiten)
+            by_channel = variance.reshape(len(variance), C, -1).mean(2)
+            # patches whose mean is better known count for more
+            sure = 1 / by_channel.mean(1, keepdim=True)
+            at = members.reshape(-1)
+            sums.index_add_(0, at, (estimate * sure[:, None]).reshape(len(at), -1))
+            tally = torch.cat([sure, by_channel * sure], 1)[:, None]
+            counts.index_add_(0, at, tally.expand(-1, many, -1).reshape(len(at), -1))
+            if time.monotonic() - reported > EVENT_SECONDS:
+                reported = time.monotonic()
+                yield (number + len(chosen) / len(all_teams)) / len(pieces)
+        total[(slice(None), *box)] += _sums(sums, planes, high, wide, size)
+        flat = counts.repeat_interleave(size * size, 1)
+        flat = _sums(flat, planes, high, wide, size)
+        weight[(slice(None), *box)] += flat[:1]
+        spread[(slice(None), *box)] += flat[1:]
+    weight.clamp_min_(1e-20)
+    return total.div_(weight), spread.div_(weight)

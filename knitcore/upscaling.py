@@ -1,0 +1,444 @@
+"""Fast blind super-resolution: an estimated kernel, data steps, and priors of similar patches.
+
+1. The kernel: `knitcore.degradation.estimate_kernel`.
+2. A start: cubic interpolation where there is no blur, else the image of least total variation that
+   explains the data (iteratively reweighted squares, conjugate gradients).
+3. Rounds of two steps with a falling assumed error s (half-quadratic splitting with a patch prior):
+   the posterior mean of every patch under the Gaussian of its group of similar patches, as if the
+   image had white noise of deviation s; then the image nearest to that which explains the data within
+   their noise (`knitcore.sampling.back_project`).
+
+The last step is a data step, so that degrading the result gives back the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from knitcore.degradation import (
+    checked_kernel,
+    estimate_kernel,
+    flat_noise,
+    output_shape,
+    sample_origin,
+    starting_kernel,
+)
+from knitcore.events import Note, Stage
+from knitcore.recipe import SuperResolve
+from knitcore.sampling import Degradation, back_project, cubic_weights
+
+OVERLAP = 12  # coarse pixels that a block sees beyond those it is for, at least
+OPPONENT = torch.tensor(
+    [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [0.5, -1.0, 0.5]]
+) / torch.tensor([[3.0], [2.0], [1.5]]).sqrt()
+LEAST_NOISE = 0.1  # of a range of 255: below, the data step gains nothing and converges slower
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """A finer image and what was found on the way.
+
+    Attributes
+    ----------
+    image, std : ndarray, float32, shape (C, *fine)
+        Grey levels, and the expected error of each.
+    kernel : ndarray
+        On the fine grid, sum 1, centred; sides even where the samples lie between fine pixels.
+    kernel_parameters : dict
+        For the record.
+    residual : ndarray, shape (C,)
+        Root mean square of the degraded result minus the input, grey levels.
+    noise : float
+        Estimated standard deviation of the input's noise, grey levels.
+    notes : list of Note
+    """
+
+    image: np.ndarray
+    std: np.ndarray
+    kernel: np.ndarray
+    kernel_parameters: dict[str, Any]
+    residual: np.ndarray
+    noise: float
+    notes: list[Note] = field(default_factory=list)
+
+
+def upscale_steps(
+    values: np.ndarray,
+    scale: Sequence[float],
+    kernel: str | np.ndarray,
+    recipe: SuperResolve,
+    device: torch.device,
+    key: str = "",
+    joint: bool = True,
+) -> Generator[Stage, None, Upscaled]:
+    """Enlarge a canvas.
+
+    Parameters
+    ----------
+    values : ndarray, float32, shape (C, *coarse)
+        Grey levels without NaN; two or three spatial axes.
+    scale : sequence of float
+        Factor of each spatial axis, 1 to 8.
+    kernel : str or ndarray
+        As for `knitcore.degradation.starting_kernel`. An array lies on the output's grid, the middle
+        of the array over an input pixel; of even size where that is between two output pixels, or
+        else it is interpolated.
+    recipe : SuperResolve
+        Its fields patch, window, group, stride, passes and block are used.
+    device : torch.device
+    key : str
+        Not needed: nothing here is drawn at random.
+    joint : bool
+        Three channels are colours: they share the groups of patches, found on their mean.
+
+    Yields
+    ------
+    Stage
+
+    Returns
+    -------
+    Upscaled
+    """
+    yield Stage(0.0, "estimate the kernel")
+    values = np.ascontiguousarray(values, np.float32)
+    scale = tuple(float(s) for s in scale)
+    anchor = getattr(recipe, "anchor", "centre")
+    noise = flat_noise(values)
+    if isinstance(kernel, str) and kernel == "estimate":
+        kernel, facts, noise = estimate_kernel(values, scale, anchor)
+    else:
+        kernel, facts = starting_kernel(values, scale, scale, kernel, anchor)
+    sharp = facts["family"] == "delta"
+    fine = output_shape(values.shape[1:], scale)
+    image = np.empty((len(values), *fine), np.float32)
+    std = np.empty_like(image)
+    groups = [list(range(len(values)))] if joint else [[c] for c in range(len(values))]
+    blocks = list(_blocks(values.shape[1:], fine, scale, recipe.block, kernel.shape))
+    pieces = len(groups) * len(blocks)
+    done = 0
+    for channels in groups:
+        low, high = np.percentile(values[channels], (0.2, 99.8))
+        unit = max(float(high - low), 1e-3 * float(np.ptp(values[channels])), 1e-12) / 255
+        for seen, kept in blocks:
+            inner = _solve(
+                torch.as_tensor(
+                    ((values[(channels, *seen.coarse)] - low) / unit).astype(np.float32), device=device
+                ),
+                kernel,
+                scale,
+                [o + s * c.start - f.start for o, s, c, f in zip(
+                    sample_origin(scale, anchor), scale, seen.coarse, seen.fine, strict=True)],
+                [f.stop - f.start for f in seen.fine],
+                max(noise / unit, LEAST_NOISE),
+                sharp,
+                recipe,
+            )
+            try:
+                while True:
+                    part, text, found = next(inner)
+                    image_now = None
+                    if found is not None and len(blocks) == 1 and len(groups) == 1:
+                        image_now = found.cpu().numpy() * unit + low
+                    yield Stage(0.02 + 0.96 * (done + part) / pieces, text, {}, image_now)
+            except StopIteration as end:
+                solved, spread = end.value
+            cut = tuple(
+                slice(k.start - f.start, k.stop - f.start)
+                for k, f in zip(kept, seen.fine, strict=True)
+            )
+            image[(channels, *kept)] = solved.cpu().numpy()[(slice(None), *cut)] * unit + low
+            std[(channels, *kept)] = spread.cpu().numpy()[(slice(None), *cut)] * unit
+            done += 1
+    yield Stage(0.99, "compare with the input")
+    residual = consistency(values, image, kernel, scale, anchor)
+    notes = _notes(facts, residual, noise)
+    return Upscaled(image, std, kernel, facts, residual, float(noise), notes)
+
+
+def _notes(facts: dict[str, Any], residual: np.ndarray, noise: float) -> list[Note]:
+    return []
+
+
+@dataclass(frozen=True)
+class _Window:
+    coarse: tuple[slice, ...]
+    fine: tuple[slice, ...]
+
+
+def _blocks(
+    coarse: Sequence[int],
+    fine: Sequence[int],
+    scale: Sequence[float],
+    side: int,
+    kernel: Sequence[int],
+) -> Generator[tuple[_Window, tuple[slice, ...]], None, None]:
+    """What each block sees, and the fine pixels it is for."""
+    cuts = []
+    for n, m, s, k in zip(coarse, fine, scale, kernel, strict=True):
+        count = max(1, math.ceil(n * s / (2 * side)))
+        edges = [round(n * i / count) for i in range(count + 1)]
+        reach = OVERLAP + math.ceil(k / (2 * s))
+        row = []
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            c = slice(max(0, a - reach), min(n, b + reach))
+            f = slice(math.floor(c.start * s), m if c.stop == n else min(m, math.ceil(c.stop * s)))
+            keep = slice(math.floor(a * s), m if b == n else math.floor(b * s))
+            row.append((c, f, keep))
+        cuts.append(row)
+    for index in np.ndindex(*[len(row) for row in cuts]):
+        picked = [row[i] for row, i in zip(cuts, index, strict=True)]
+        yield (
+            _Window(tuple(p[0] for p in picked), tuple(p[1] for p in picked)),
+            tuple(p[2] for p in picked),
+        )
+
+
+def enlarge(
+    values: torch.Tensor, fine: Sequence[int], scale: Sequence[float], origin: Sequence[float]
+) -> torch.Tensor:
+    """Keys' cubic interpolation at the right places; (C, *coarse) to (C, *fine)."""
+    for axis, (n, m, s, o) in enumerate(
+        zip(values.shape[1:], fine, scale, origin, strict=True), start=1
+    ):
+        place = (np.arange(m) - o) / s
+        below = np.floor(place + 1e-9).astype(int)
+        table = np.zeros((m, n), np.float32)
+        for row in range(m):
+            for step, weight in enumerate(cubic_weights(float(place[row] - below[row]))):
+                table[row, min(max(below[row] - 1 + step, 0), n - 1)] += weight
+        weights = torch.as_tensor(table, device=values.device)
+        values = (values.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return values.contiguous()
+
+
+Step = tuple[float, str, "torch.Tensor | None"]
+
+
+def _solve(
+    data: torch.Tensor,
+    kernel: np.ndarray,
+    scale: Sequence[float],
+    origin: Sequence[float],
+    fine: Sequence[int],
+    noise: float,
+    sharp: bool,
+    recipe: SuperResolve,
+) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
+    """One block, in units of a 255th of the image's range; yields the share done and the image."""
+    degrade = Degradation(kernel, data.shape[1:], fine, scale, origin, data.device)
+    start = image = enlarge(data, fine, scale, origin)
+    yield 0.02, "interpolate", image
+    if not sharp:
+        for part, image in least_variation(degrade, data, image, noise**2 / 9):
+            yield 0.02 + 0.3 * part, "deblur", None
+        start = image
+        yield 0.32, "deblur", image
+    errors = error_schedule(recipe.passes, sharp, noise)
+    colours = len(image) == 3
+    members = None
+    for number, error in enumerate(errors):
+        part = 0.32 + 0.66 * number / len(errors)
+        mixed = torch.einsum("ij,j...->i...", OPPONENT.to(image), image) if colours else image
+        if number % 2 == 0:
+            members = yield from _searched(mixed[0], recipe, part)
+        guess = yield from _posterior(mixed, members, error, recipe.patch, part)
+        guess = torch.einsum("ji,j...->i...", OPPONENT.to(image), guess) if colours else guess
+        image = back_project(degrade, guess, data, (noise / error) ** 2, 4)
+        yield part, "patch posterior", image
+    spread = expected_error(image, start, noise)
+    return image, spread
+
+
+def error_schedule(passes: int, sharp: bool, noise: float) -> list[float]:
+    """Assumed error of the image in each round, units of a 255th of the range."""
+    first, last = (6.0, 1.5) if sharp else (16.0, 0.7)
+    return [float(e) for e in np.geomspace(first, last, passes)] if passes > 1 else [last] * passes
+
+
+def expected_error(image: torch.Tensor, start: torch.Tensor, noise: float) -> torch.Tensor:
+    """Deviation expected of each value: larger where the image is rough or was changed."""
+    axes = tuple(range(1, image.ndim))
+    pool = (F.avg_pool2d, F.avg_pool3d)[len(axes) - 2]
+    smooth = lambda v: pool(  # noqa: E731
+        F.pad(v[None], (2, 2) * len(axes), mode="replicate"), 5, 1
+    )[0]
+    rough = (smooth(image.square()) - smooth(image).square()).clamp_min(0)
+    return (0.1 * rough + 0.1 * smooth((image - start).square()) + noise**2).sqrt()
+
+
+def least_variation(
+    degrade: Degradation,
+    data: torch.Tensor,
+    image: torch.Tensor,
+    weight: float,
+    rounds: int = 5,
+    steps: int = 15,
+) -> Generator[tuple[float, torch.Tensor], None, None]:
+    """Image of least total variation (colours together) that explains the data.
+
+    Minimises |A x - y|^2 + 2 weight sum |grad x| by reweighted squares (Rudin, Osher and Fatemi 1992;
+    Vogel and Oman 1996).
+
+    Yields
+    ------
+    tuple of float and Tensor
+        Share done, and the image so far.
+    """
+    axes = range(1, image.ndim)
+    last = degrade.transpose(data)
+    for turn in range(rounds):
+        slopes = [_slope(image, axis).square().sum(0, keepdim=True) for axis in axes]
+        share = 1 / (torch.stack(slopes).sum(0) + 1).sqrt()
+
+        def turned(v: torch.Tensor, share: torch.Tensor = share) -> torch.Tensor:
+            rough = sum(_slope_back(share * _slope(v, axis), axis) for axis in axes)
+            return degrade.transpose(degrade(v)) + weight * rough
+
+        residual = last - turned(image)
+        direction, power = residual.clone(), residual.square().sum()
+        for step in range(steps):
+            if not float(power) > 1e-9:
+                break
+            answer = turned(direction)
+            length = power / (direction * answer).sum()
+            image = image + length * direction
+            residual = residual - length * answer
+            power, old = residual.square().sum(), power
+            direction = residual + power / old * direction
+            yield (turn + step / steps) / rounds, image
+
+
+def _slope(image: torch.Tensor, axis: int) -> torch.Tensor:
+    """Next minus this along an axis; 0 at the end."""
+    slope = torch.zeros_like(image)
+    n = image.shape[axis] - 1
+    torch.sub(image.narrow(axis, 1, n), image.narrow(axis, 0, n), out=slope.narrow(axis, 0, n))
+    return slope
+
+
+def _slope_back(slope: torch.Tensor, axis: int) -> torch.Tensor:
+    """The transpose of `_slope`."""
+    n = slope.shape[axis] - 1
+    image = torch.zeros_like(slope)
+    image.narrow(axis, 0, n).sub_(slope.narrow(axis, 0, n))
+    image.narrow(axis, 1, n).add_(slope.narrow(axis, 0, n))
+    return image
+
+
+def _searched(
+    image: torch.Tensor, recipe: SuperResolve, part: float
+) -> Generator[Step, None, list[torch.Tensor]]:
+    """For each plane (Y, X): numbers of the patches of each group, (groups, members)."""
+    found = []
+    for plane in image.reshape(-1, *image.shape[-2:]):
+        size = min(recipe.patch, *plane.shape)
+        height, width = plane.shape
+        rows, columns = (
+            torch.unique(torch.cat([torch.arange(0, n - size + 1, recipe.stride), torch.tensor([n - size])]))
+            for n in plane.shape
+        )
+        rows, columns = rows.to(plane.device), columns.to(plane.device)
+        reach = min(recipe.window, min(plane.shape) - size)
+        steps = range(-reach, reach + 1)
+        y, x = (g.reshape(-1) for g in torch.meshgrid(rows, columns, indexing="ij"))
+        distance = plane.new_full((len(steps) ** 2, len(y)), float("inf"))
+        count = 0
+        for dy in steps:
+            for dx in steps:
+                a = plane[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+                b = plane[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+                mean = F.avg_pool2d((a - b).square_()[None, None], size, 1)[0, 0]
+                inside = [
+                    (rows + dy >= 0) & (rows + dy <= height - size),
+                    (columns + dx >= 0) & (columns + dx <= width - size),
+                ]
+                some = mean[rows[inside[0]] - max(0, -dy)][:, columns[inside[1]] - max(0, -dx)]
+                mask = (inside[0][:, None] & inside[1]).reshape(-1)
+                distance[count, mask] = some.reshape(-1)
+                count += 1
+            yield part, "find similar patches", None
+        distance[count // 2] = -1  # itself, though others be equal: each pixel must be in a group
+        best = distance.topk(min(recipe.group, count), 0, largest=False)
+        number = best.indices.T
+        target = (y[:, None] + number // len(steps) - reach) * (width - size + 1)
+        target = target + x[:, None] + number % len(steps) - reach
+        # at a border fewer patches are within reach: the patch itself stands in for the others
+        own = (y * (width - size + 1) + x)[:, None]
+        found.append(torch.where(best.values.T.isinf(), own, target).contiguous())
+        yield part, "find similar patches", None
+    return found
+
+
+def _posterior(
+    image: torch.Tensor, members: list[torch.Tensor], error: float, patch: int, part: float
+) -> Generator[Step, None, torch.Tensor]:
+    """Posterior mean of each patch under the Gaussian of its group; overlaps averaged."""
+    result = torch.empty_like(image)
+    channels = len(image)
+    planes = image.reshape(channels, -1, *image.shape[-2:])
+    target = result.view_as(planes)
+    for number, numbers in enumerate(members):
+        plane = planes[:, number]
+        size = min(patch, *plane.shape[-2:])
+        pixels = size * size
+        columns = F.unfold(plane[None], size)[0].view(channels, pixels, -1).permute(2, 0, 1)
+        columns = columns.contiguous()
+        total, count = torch.zeros_like(columns), columns.new_zeros(len(columns))
+        noise = error**2 * torch.eye(pixels, device=image.device)
+        for chunk in numbers.split(1024):
+            group = columns[chunk].transpose(1, 2)  # groups, C, members, pixels
+            mean = group.mean(2, keepdim=True)
+            group = group - mean
+            cov = group.transpose(-1, -2) @ group / (chunk.shape[1] - 1)
+            root = torch.linalg.cholesky(cov + noise)
+            gain = -(error**2) * torch.cholesky_inverse(root)
+            guess = (mean + group + group @ gain).transpose(1, 2)
+            total.index_add_(0, chunk.reshape(-1), guess.reshape(-1, channels, pixels))
+            count.index_add_(0, chunk.reshape(-1), count.new_ones(chunk.numel()))
+            yield part, "patch posterior", None
+        shape = plane.shape[-2:]
+        summed = F.fold(total.reshape(len(columns), -1).T[None].contiguous(), shape, size)[0]
+        times = F.fold(count.expand(1, pixels, -1).contiguous(), shape, size)[0]
+        target[:, number] = summed / times
+        yield part, "patch posterior", None
+    return result
+
+
+def consistency(
+    values: np.ndarray,
+    image: np.ndarray,
+    kernel: np.ndarray,
+    scale: Sequence[float],
+    anchor: str = "centre",
+) -> np.ndarray:
+    """Root mean square of the degraded image minus the measured one.
+
+    Parameters
+    ----------
+    values : ndarray, shape (C, *coarse)
+    image : ndarray, shape (C, *fine)
+    kernel : ndarray
+        On the fine grid.
+    scale : sequence of float
+    anchor : str
+
+    Returns
+    -------
+    ndarray, shape (C,)
+        Grey levels.
+    """
+    degrade = Degradation(
+        kernel, values.shape[1:], image.shape[1:], scale, sample_origin(scale, anchor)
+    )
+    rms = []
+    for measured, found in zip(values, image, strict=True):
+        left = degrade(torch.as_tensor(found)[None])[0].numpy() - measured
+        rms.append(math.sqrt(float(np.square(left, dtype=np.float64).mean())))
+    return np.array(rms)
