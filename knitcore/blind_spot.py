@@ -25,6 +25,10 @@ EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
+ROUNDS = (
+    15  # how often a pixel is learnt from at most: more often, and its noise is learnt by heart
+)
+FRESH = 8  # up to which the fit's own errors tell what a prediction can do
 DECAY = 1e-2  # decoupled weight decay
 LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
 DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
@@ -169,8 +173,10 @@ def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -
     float
     """
     total = math.prod(around.shape)
-    pixel = torch.randint(0, total, (min(6000, 4 * total),), generator=draw)
+    pixel = torch.randint(0, total, (min(6000, total),), generator=draw)
     features, mean, value = around.look(pixel.to(around.near.device))
+    if len(pixel) < 4 * features.shape[1]:
+        return math.inf  # too few to be sure of
     target = value - mean
     square = (features.T @ features).double()
     square.diagonal().add_(1e-9 * square.diagonal().mean().clamp_min(1e-30))
@@ -264,7 +270,9 @@ def pilot_steps(
 
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
-    for step in range(recipe.steps):
+    count = min(recipe.steps, max(20, ROUNDS * total // recipe.batch))
+    check = check and count * recipe.batch < FRESH * total
+    for step in range(count):
         pixel = torch.randint(0, total, (recipe.batch,), generator=draw).to(device)
         with torch.no_grad():
             features, mean, value = around.look(pixel)
@@ -274,17 +282,17 @@ def pilot_steps(
         loss = ((square / (doubt + s2)).clamp_max(50) + (doubt / s2 + 1).log()).mean()
         optimiser.clear()
         loss.backward()
-        done = step / recipe.steps
+        done = step / count
         warm, cool = min(1.0, 0.04 + done / 0.1), max(0.0, done - 0.1) / 0.9
         rate = recipe.rate * warm * 0.5 * (1 + math.cos(math.pi * cool))
         optimiser.step(rate)
         with torch.no_grad():
             torch._foreach_mul_(weights, 1 - rate * DECAY)
-            if check and step >= 0.8 * recipe.steps:
+            if check and step >= 0.8 * count:
                 ratios.append(torch.stack([doubt, square / s2]))
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
-            yield 0.8 * (step + 1) / recipe.steps, float(loss.detach())
+            yield 0.8 * (step + 1) / count, float(loss.detach())
     for parameter in parameters:
         parameter.requires_grad_(False)
     if ratios:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
 THIN = 4  # sides below this hold no patch
+TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
 
@@ -56,6 +57,11 @@ def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]
     """
     out, count, band = values.clone(), 0, 256
     Y = values.shape[2]
+    flat = values.reshape(len(values), -1)
+    flat = flat[:, :: max(1, flat.shape[1] // 100_000)].sort(1).values
+    tail = flat.shape[1] // 1000
+    # what stands out less than the image's own range may be a structure one pixel wide
+    least = (flat[:, -1 - tail] - flat[:, tail])[:, None, None] / 2
     for z in range(values.shape[1]):
         for start in range(0, Y, band):
             stop = min(Y, start + band)
@@ -72,7 +78,7 @@ def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]
             span = near[:, 6] - near[:, 1]
             here = values[:, z, start:stop]
             deviation = noise.variance(torch.maximum(middle, here)).sqrt()
-            lone = (off > LONE * deviation) & (off > 3 * span)
+            lone = (off > LONE * deviation) & (off > 3 * span) & (off > least)
             out[:, z, start:stop] = torch.where(lone, middle, here)
             count += int(lone.sum())
     return out, count
@@ -258,37 +264,39 @@ def _noisy_steps(
             if not is_noise(units(mine), flat, quantum):
                 none = replace(units(mine), kind="none")
                 return Denoised(grey(y), grey(y), none, "none", notes)
-    passes, clean, variance = recipe.passes, y, mine.variance(y)
-    done = 0.02
-    trial = 0
-    while True:
-        fit = pilot_steps(y, mine, hidden, recipe, key, check=not given)
-        clean, mine = yield from _staged(fit, done, 0.3, "fit the blind-spot network")
-        done = 0.3
-        yield Stage(done, "predict", values=grey(clean))
-        k = 0
-        for k in range(passes):
-            group = recipe.group if k == 0 else max(4, round(LATER_GROUP * recipe.group))
-            steps = posterior_steps(y, clean, mine, recipe, group)
-            until = 0.3 + 0.7 * (k + 1) / passes
-            clean, variance = yield from _staged(
-                steps, done, until, f"patch posteriors {k + 1} of {passes}"
-            )
-            done = until
-            if k == 0 and trial == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
-                left = (y - clean) / mine.variance(clean).sqrt()
-                blocks = torch.cat([draw_blocks(channel, draw, 8000 // C + 1) for channel in left])
-                along = autocorrelation(blocks, torch.ones(len(blocks), dtype=blocks.dtype))
-                along_y, along_x = line_of(along[0], along[1], SLIGHT)
-                if len(along_y) + len(along_x) > 2:
-                    mine = replace(mine, along_y=along_y, along_x=along_x)
-                    hidden, name = hidden_pixels("auto", mine)
-                    trial = 1
-                    break
-            if k + 1 < passes:
-                yield Stage(done, f"patch posteriors {k + 1} of {passes}", values=grey(clean))
-        else:
-            break
+    fit = pilot_steps(y, mine, hidden, recipe, key, check=not given)
+    clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
+    yield Stage(0.3, "predict", values=grey(clean))
+    variance, done, passes = mine.variance(clean), 0.3, recipe.passes
+    for k in range(passes):
+        group, text = (
+            recipe.group or (64 if C == 1 else 48),
+            f"patch posteriors {k + 1} of {passes}",
+        )
+        if k:
+            group = max(4, round(LATER_GROUP * group))
+        until = 0.3 + 0.7 * (k + 1) / passes
+        steps = posterior_steps(y, clean, mine, recipe, group)
+        clean, variance = yield from _staged(steps, done, until, text)
+        done = until
+        if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
+            found = _left_line(y, clean, mine, draw)
+            if found != mine:
+                # slight correlation shows only now: the prediction was drawn to the noise
+                mine, (hidden, name) = found, hidden_pixels("auto", found)
+                fit = pilot_steps(y, mine, hidden, recipe, key, check=False)
+                clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
+                group = recipe.group or (64 if C == 1 else 48)
+                steps = posterior_steps(y, clean, mine, recipe, group)
+                clean, variance = yield from _staged(steps, done, done, text)
+        if k + 1 < passes:
+            yield Stage(done, text, values=grey(clean))
+    excess = (y - clean).square_().div_(mine.variance(clean)).clamp_max_(25)
+    taken = float(excess.mean())
+    if taken > TAKEN:
+        clean += (1 - taken**-0.5) * (y - clean)
+        text = "more was taken away than noise explains: mixed with the input"
+        notes.append(Note(text, "warning"))
     if len(mine.along_x) + len(mine.along_y) > 2:
         axis, lags = ("x", mine.along_x) if len(mine.along_x) > 1 else ("y", mine.along_y)
         text = (
@@ -297,6 +305,18 @@ def _noisy_steps(
         notes.append(Note(text + f"{name}"))
     std = variance.sqrt() * scale.view(view)
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
+
+
+def _left_line(
+    noisy: torch.Tensor, clean: torch.Tensor, noise: Noise, draw: torch.Generator
+) -> Noise:
+    """The noise with its correlation along a line in what a first result has left over."""
+    left = (noisy - clean) / noise.variance(clean).sqrt()
+    count = 8000 // len(left) + 1
+    blocks = torch.cat([draw_blocks(channel, draw, count) for channel in left])
+    along = autocorrelation(blocks, torch.ones(len(blocks), dtype=blocks.dtype))
+    along_y, along_x = line_of(along[0], along[1], SLIGHT)
+    return replace(noise, along_y=along_y, along_x=along_x)
 
 
 def _staged(

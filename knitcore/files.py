@@ -10,7 +10,6 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -395,7 +394,7 @@ def check_writable(image: Image, path: Path, *, overwrite: bool = False) -> None
                 "or choose .tif"
             )
     elif suffix in (".jpg", ".jpeg"):
-        raise FileError(f"{path}: JPEG would change the known pixels; choose .png or .tif")
+        raise FileError(f"{path}: JPEG would change the pixels; choose .png or .tif")
     elif suffix != ".npy":
         raise FileError(f"{path}: cannot write {suffix or 'a file without suffix'}; use {WRITABLE}")
 

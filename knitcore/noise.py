@@ -25,8 +25,10 @@ LEVELS = 20  # classes of grey level
 LEAST = 100  # blocks in a class
 QUIET = 0.25  # share of a class's blocks that count as flat
 LOWER = 0.35  # quantile of the classes that the variance follows: structure only ever adds
+LOWEST = 0.12  # and where it is the same in all of them
 STRUCTURE_SPREAD = 0.75  # more scatter of the blocks' high band than noise can have
-LINE = 0.3  # correlation along a line that is seen before anything is fitted
+LINE = 0.15  # correlation along a line that is seen before anything is fitted
+DROP = 0.6  # a structure's correlation falls off more slowly than by this factor a lag
 SLIGHT = 0.05  # and in what a first result has left over, where no structure is mistaken for it
 REACH = 3  # longest lag looked at
 STILL, DRAWN = 0.02, 0.2  # exactly flat blocks, and correlated others: a drawing
@@ -285,6 +287,8 @@ def line_of(
     if max(x, y) < least or min(x, y) > max(x, y) / 3:
         return white, white
     lags = along_x if x > y else along_y
+    if len(lags) > 2 and lags[2] > DROP * lags[1] and lags[1] < 0.5:
+        return white, white
     last = max(k for k, r in enumerate(lags) if abs(r) > least / 3)
     return (white, lags[: last + 1]) if x > y else (lags[: last + 1], white)
 
@@ -426,23 +430,26 @@ def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
     )
     weight = np.sqrt(count)
 
-    def quantile_fit(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def quantile_fit(
+        columns: np.ndarray, lower: float = LOWER
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Linear regression of a quantile, relative errors, by reweighted least squares."""
         law = np.full(len(variance), np.median(variance))
         for _ in range(40):
-            side = np.where(variance > law, LOWER, 1 - LOWER)
+            side = np.where(variance > law, lower, 1 - lower)
             w = np.sqrt(weight * side / (np.maximum(np.abs(variance - law), 0.03 * law) * law))
             solution = np.linalg.lstsq(columns * w[:, None], variance * w, rcond=None)[0]
             law = np.maximum(columns @ solution, 0.02 * variance.mean())
             law = np.maximum(law, 0.2 * variance.min())
-        side = np.where(variance > law, LOWER, 1 - LOWER)
+        side = np.where(variance > law, lower, 1 - lower)
         return solution, law, float((weight * side * np.abs(np.log(variance / law))).sum())
 
     ones = np.ones_like(mean)
-    (constant,), _, flat_error = quantile_fit(ones[:, None])
+    (constant,), _, _ = quantile_fit(ones[:, None], LOWEST)
+    _, _, flat_error = quantile_fit(ones[:, None])
     centre, scale = mean.mean(), max(float(np.ptp(mean)), 1e-300)
-    if kind == "gaussian" or (kind == "auto" and len(mean) < 4):
-        return "gaussian", 0.0, float(constant)
+    if kind == "gaussian" or len(mean) < 5:
+        return ("gaussian" if kind == "auto" else kind), 0.0, float(constant)
     line, law, error = quantile_fit(np.stack([ones, (mean - centre) / scale], 1))
     gain = float(line[1] / scale)
     steep = law[np.argmax(mean)] > STEEP * law[np.argmin(mean)] and error < BETTER * flat_error
@@ -474,35 +481,45 @@ def estimate_noise(
     """
     drawn = [draw_blocks(channel, draw, max(5000, BLOCKS // len(values))) for channel in values]
     levels = [read_levels(blocks) for blocks in drawn]
-    seen = [one for one in levels if len(one.mean)]
     channels = len(levels)
-    nothing = Noise("none", (0.0,) * channels, (0.0,) * channels, (0.0,) * channels)
-    if not seen:
-        return nothing, []
-    along = autocorrelation(torch.cat([s.quiet for s in seen]), torch.cat([s.weight for s in seen]))
-    if kind == "auto" and max(s.still for s in seen) > STILL and max(r[1] for r in along) > DRAWN:
-        text = "parts are exactly flat and the rest is structure: taken for free of noise"
-        return nothing, [Note(text + " (give sigma if it is not)")]
+    pure = [kind == "auto" and _is_drawn(one) for one in levels]
+    use = [c for c in range(channels) if len(levels[c].mean) and not pure[c]]
+    notes: list[Note] = []
+    if any(pure):
+        which = "the image is" if all(pure) else f"{sum(pure)} of {channels} channels are"
+        text = f"{which} exactly flat in parts and shows no noise elsewhere: left as it is"
+        notes.append(Note(text + " (give sigma if there is noise)"))
+    zeros = (0.0,) * channels
+    if not use:
+        return Noise("none", zeros, zeros, zeros), notes
+    quiet = torch.cat([levels[c].quiet for c in use])
+    along = autocorrelation(quiet, torch.cat([levels[c].weight for c in use]))
     along_y, along_x = line_of(along[0], along[1], LINE)
     if len(along_y) + len(along_x) > 2:
-        levels = [read_levels(blocks, along_y, along_x) for blocks in drawn]
-        seen = [one for one in levels if len(one.mean)]
-    laws = [fit_law([one], kind) if len(one.mean) else ("none", 0.0, 0.0) for one in levels]
-    flat = [fit_law([one], "gaussian")[2] for one in seen]
-    if len(seen) == channels > 1 and max(flat) < ALIKE * min(flat):
-        laws = [fit_law(seen, kind)] * channels
-    laws = [
-        law if len(one.mean) and _counts(law, one, step) else ("none", 0.0, 0.0)
-        for law, one in zip(laws, levels, strict=True)
-    ]
-    kinds = {law[0] for law in laws}
+        again = [read_levels(blocks, along_y, along_x) for blocks in drawn]
+        use = [c for c in use if len(again[c].mean)]
+        levels = again
+    laws = {c: fit_law([levels[c]], kind) for c in use}
+    flat = [fit_law([levels[c]], "gaussian")[2] for c in use]
+    if len(use) > 1 and max(flat) < ALIKE * min(flat):
+        laws = dict.fromkeys(use, fit_law([levels[c] for c in use], kind))
+    laws = {c: law for c, law in laws.items() if _counts(law, levels[c], step)}
+    kinds = {law[0] for law in laws.values()}
     top = next((k for k in ("poisson-gaussian", "gaussian") if k in kinds), "none")
-    floors = tuple(
-        max(0.2 * float(one.variance.min()), step**2 / 12) if law[0] != "none" else 0.0
-        for law, one in zip(laws, levels, strict=True)
+    gain = tuple(laws[c][1] if c in laws else 0.0 for c in range(channels))
+    offset = tuple(laws[c][2] if c in laws else 0.0 for c in range(channels))
+    floor = tuple(
+        max(0.2 * float(levels[c].variance.min()), step**2 / 12) if c in laws else 0.0
+        for c in range(channels)
     )
-    gains, offsets = tuple(law[1] for law in laws), tuple(law[2] for law in laws)
-    return Noise(top, gains, offsets, floors, along_y, along_x), []
+    return Noise(top, gain, offset, floor, along_y, along_x), notes
+
+
+def _is_drawn(levels: Levels) -> bool:
+    """Exactly flat in parts, and what there is elsewhere runs on from pixel to pixel."""
+    if levels.still <= STILL or not len(levels.mean):
+        return False
+    return max(lags[1] for lags in autocorrelation(levels.quiet, levels.weight)) > DRAWN
 
 
 def _counts(law: tuple[str, float, float], levels: Levels, step: float) -> bool:

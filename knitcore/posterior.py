@@ -166,7 +166,7 @@ def posterior_steps(
     """
     C, Z, Y, X = noisy.shape
     device = noisy.device
-    size = min(recipe.patch, (min(Y, X) + 1) // 2)
+    size = min(recipe.patch or (7 if C == 1 else 5), (min(Y, X) + 1) // 2)
     whiten = whitening(noise, C, size, device)
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
     spread = torch.zeros_like(noisy)
@@ -178,12 +178,15 @@ def posterior_steps(
         for i in range(0, len(rows), teams)
         for j in range(0, len(columns), teams)
     ]
+    side = (TEAM - 1) * recipe.stride + 1 + 2 * recipe.window  # of a team's search window
     reported = time.monotonic()
     for number, (z, ys, xs) in enumerate(pieces):
-        reach = [
-            slice(max(0, int(s[0, 0]) - recipe.window), int(s[-1, -1]) + recipe.window + size)
-            for s in (ys, xs)
-        ]
+        reach = []
+        for starts, length in ((ys, Y), (xs, X)):
+            # at the far end a window is moved back rather than cut
+            first = min(int(starts[0, 0]) - recipe.window, length - size + 1 - side)
+            last = int(starts[-1, -1]) + recipe.window + size
+            reach.append(slice(max(0, first), last))
         box = (slice(max(0, z - 1), z + 2), *reach)
         part = pilot[(slice(None), *box)]
         planes, high, wide = part.shape[1], part.shape[2] - size + 1, part.shape[3] - size + 1
@@ -194,7 +197,6 @@ def posterior_steps(
         table = table - table.mean(0)
         square = (table * table).sum(1)
         ys, xs = ys - box[1].start, xs - box[2].start
-        side = (TEAM - 1) * recipe.stride + 1 + 2 * recipe.window
         tall, broad = min(side, high), min(side, wide)
         top = (ys[:, 0] - recipe.window).clamp(0, high - tall)
         left = (xs[:, 0] - recipe.window).clamp(0, wide - broad)

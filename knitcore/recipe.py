@@ -342,15 +342,25 @@ class Denoise(Recipe):
     )
     width: int = Field(128, ge=4, le=4096, description="Units in a hidden layer of the networks.")
     rate: PositiveFloat = Field(4e-3, le=1.0, description="Highest learning rate of the fit.")
-    patch: int = Field(
-        5, ge=2, le=15, description="Side of the patches of the posterior, in pixels."
+    patch: int | None = Field(
+        None,
+        ge=3,
+        le=15,
+        description="Side of the patches of the posterior, in pixels, odd (default: 7 for a single "
+        "channel, 5 for several).",
     )
     window: int = Field(
         10, ge=1, le=64, description="How far similar patches are looked for, in pixels."
     )
-    group: int = Field(48, ge=4, le=1024, description="Similar patches that share a prior.")
+    group: int | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="Similar patches that share a prior (default: 64 for a single channel, 48 for "
+        "several).",
+    )
     stride: int = Field(
-        2, ge=1, le=8, description="Step between the patches a group is looked for."
+        3, ge=1, le=8, description="Step between the patches a group is looked for."
     )
     passes: int = Field(
         2, ge=0, le=8, description="How often the posterior is repeated on its own result."
@@ -364,7 +374,7 @@ class Denoise(Recipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Denoise:
-        if self.patch % 2 == 0:
+        if self.patch is not None and self.patch % 2 == 0:
             raise ValueError("patch must be odd")
         if self.sigma is not None and (self.gain is not None or self.offset is not None):
             raise ValueError("give sigma, or gain and offset, not both")
@@ -422,13 +432,13 @@ class SuperResolve(Recipe):
         5, ge=2, le=15, description="Side of the patches of the posterior, in pixels."
     )
     window: int = Field(
-        10, ge=1, le=64, description="How far similar patches are looked for, in pixels."
+        8, ge=1, le=64, description="How far similar patches are looked for, in pixels."
     )
-    group: int = Field(48, ge=4, le=1024, description="Similar patches that share a prior.")
+    group: int = Field(32, ge=4, le=1024, description="Similar patches that share a prior.")
     stride: int = Field(
-        2, ge=1, le=8, description="Step between the patches a group is looked for."
+        4, ge=1, le=8, description="Step between the patches a group is looked for."
     )
-    passes: int = Field(4, ge=0, le=32, description="Rounds of data step and patch posterior.")
+    passes: int = Field(6, ge=0, le=32, description="Rounds of data step and patch posterior.")
     block: int = Field(
         256,
         ge=32,
@@ -473,6 +483,19 @@ class SuperResolve(Recipe):
             if len(numbers) not in (1, 2, 3) or not all(0 <= n <= 100 for n in numbers[:2]):
                 raise ValueError("must be gaussian:S, gaussian:SY,SX or gaussian:SY,SX,ANGLE")
         return value
+
+    @field_validator("planes")
+    @classmethod
+    def _planes_follow_from_scale(cls, value: str) -> str:
+        if value != "auto":
+            raise ValueError("follows from scale here: an axis of factor 1 is looped over")
+        return value
+
+    @property
+    def kernel_is_file(self) -> bool:
+        """Whether `kernel` names a file (or an array that was given) rather than a form."""
+        word = self.kernel in ("estimate", "delta") or self.kernel.startswith("gaussian:")
+        return not word
 
     @property
     def factors(self) -> tuple[float, ...]:

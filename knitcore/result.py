@@ -67,8 +67,13 @@ class Result:
 
     def as_image(self) -> Image:
         """The output with its axes, units and pixel size."""
+        if not self.factors:
+            return replace(self.source, data=self.image)
         size = {a: s / self.factors.get(a, 1.0) for a, s in self.source.pixel_size.items()}
-        return replace(self.source, data=self.image, pixel_size=size)
+        extra = dict(self.source.extra)
+        if "tiff" in extra:  # its resolution tags are those of the coarse pixels
+            extra["tiff"] = {k: v for k, v in extra["tiff"].items() if k != "resolution"}
+        return replace(self.source, data=self.image, pixel_size=size, extra=extra)
 
 
 def array_hash(array: np.ndarray) -> str:

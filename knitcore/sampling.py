@@ -190,12 +190,13 @@ def back_project(
     """
     axes = tuple(range(1, data.ndim))
     inverse = 1 / (degrade.spectrum() + max(ridge, 1e-4))
-    smooth = (
-        lambda r: torch.fft.irfftn(  # noqa: E731
-            torch.fft.rfftn(r, dim=axes) * inverse, s=data.shape[1:], dim=axes
-        )
-    )
-    dot = lambda a, b: (a * b).sum(dim=axes, keepdim=True)  # noqa: E731
+
+    def smooth(r: torch.Tensor) -> torch.Tensor:
+        return torch.fft.irfftn(torch.fft.rfftn(r, dim=axes) * inverse, s=data.shape[1:], dim=axes)
+
+    def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * b).sum(dim=axes, keepdim=True)
+
     residual = data - degrade(image)
     weight = torch.zeros_like(residual)
     direction = z = smooth(residual)

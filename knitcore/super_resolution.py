@@ -149,7 +149,7 @@ def _super_resolve(
         text = " x ".join(map(str, sides[-2:]))
         raise InputError(f"{source.name}: {text} is too small for super-resolution")
     if values is None:
-        values = _kernel_file(recipe.kernel)
+        values = _kernel_file(recipe)
     if values is not None:
         values = _checked_kernel(values, len(factors), recipe.kernel)
     shape = list(source.shape)
@@ -294,19 +294,21 @@ def _best_estimate(
     return kernel, facts
 
 
-def _kernel_file(choice: str) -> np.ndarray | None:
-    if choice in ("estimate", "delta") or choice.startswith("gaussian:"):
+def _kernel_file(recipe: SuperResolve) -> np.ndarray | None:
+    if not recipe.kernel_is_file:
         return None
-    if choice == GIVEN:
+    if recipe.kernel == GIVEN:
         raise InputError("the recipe's kernel was given as an array: give it again as `kernel`")
     from knitcore.files import read_image
 
-    return np.asarray(read_image(choice).data)
+    return np.asarray(read_image(recipe.kernel).data)
 
 
 def _checked_kernel(values: np.ndarray, dimensions: int, name: str) -> np.ndarray:
     name = "kernel" if name == GIVEN else f"kernel {name}"
     values = np.squeeze(values) if values.ndim > dimensions else values
+    # files leave out leading axes of one pixel
+    values = values.reshape((1,) * (dimensions - values.ndim) + values.shape)
     if values.ndim != dimensions or values.dtype.kind not in "biuf":
         raise InputError(f"{name}: must have {dimensions} axes of numbers, has {values.ndim}")
     values = values.astype(np.float64)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,26 @@ import torch
 import torch.nn.functional as F
 
 from knitcore.degradation import (
-    checked_kernel,
     estimate_kernel,
-    flat_noise,
+    kernel_widths,
     output_shape,
     sample_origin,
     starting_kernel,
 )
 from knitcore.events import Note, Stage
+from knitcore.noise import grey_step
 from knitcore.recipe import SuperResolve
 from knitcore.sampling import Degradation, back_project, cubic_weights
+from knitcore.spectrum import WIDEST, flat_noise, noise_floor
 
 OVERLAP = 12  # coarse pixels that a block sees beyond those it is for, at least
-OPPONENT = torch.tensor(
-    [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [0.5, -1.0, 0.5]]
-) / torch.tensor([[3.0], [2.0], [1.5]]).sqrt()
-LEAST_NOISE = 0.1  # of a range of 255: below, the data step gains nothing and converges slower
+OPPONENT = (
+    torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [0.5, -1.0, 0.5]])
+    / torch.tensor([[3.0], [2.0], [1.5]]).sqrt()
+)
+# of a range of 255: below, an inversion believes in its kernel too much
+LEAST_NOISE = {"sharp": 0.02, "blurred": 0.25}
+SHARP = 0.2  # a kernel with a sigma below this, in coarse pixels, is taken for none
 
 
 @dataclass(frozen=True)
@@ -110,60 +115,96 @@ def upscale_steps(
     values = np.ascontiguousarray(values, np.float32)
     scale = tuple(float(s) for s in scale)
     anchor = getattr(recipe, "anchor", "centre")
-    noise = flat_noise(values)
-    if isinstance(kernel, str) and kernel == "estimate":
-        kernel, facts, noise = estimate_kernel(values, scale, anchor)
-    else:
-        kernel, facts = starting_kernel(values, scale, scale, kernel, anchor)
-    sharp = facts["family"] == "delta"
-    fine = output_shape(values.shape[1:], scale)
-    image = np.empty((len(values), *fine), np.float32)
-    std = np.empty_like(image)
     groups = [list(range(len(values)))] if joint else [[c] for c in range(len(values))]
-    blocks = list(_blocks(values.shape[1:], fine, scale, recipe.block, kernel.shape))
-    pieces = len(groups) * len(blocks)
-    done = 0
+    scaled = np.empty_like(values)
+    units = []
     for channels in groups:
         low, high = np.percentile(values[channels], (0.2, 99.8))
         unit = max(float(high - low), 1e-3 * float(np.ptp(values[channels])), 1e-12) / 255
+        scaled[channels] = (values[channels] - low) / unit
+        units.append((float(low), unit))
+    if isinstance(kernel, str) and kernel == "estimate":
+        kernel, facts, _ = estimate_kernel(scaled, scale, anchor)
+    else:
+        kernel, facts = starting_kernel(scaled, scale, scale, kernel, anchor)
+    sharp = bool((np.diag(kernel_widths(kernel)) <= np.square(SHARP * np.array(scale))).all())
+    noise = []
+    for channels, (_, unit) in zip(groups, units, strict=True):
+        yield Stage(0.01, "estimate the noise")
+        level = flat_noise(scaled[channels])[1] if sharp else noise_floor(scaled[channels])
+        noise.append(max(level, grey_step(values[channels]) / unit / 12**0.5))
+    least = LEAST_NOISE["sharp" if sharp else "blurred"]
+    fine = output_shape(values.shape[1:], scale)
+    image = np.empty((len(values), *fine), np.float32)
+    std = np.empty_like(image)
+    blocks = list(_blocks(values.shape[1:], fine, scale, recipe.block, kernel.shape))
+    pieces, done = len(groups) * len(blocks), 0
+    for channels, (low, unit), sigma in zip(groups, units, noise, strict=True):
         for seen, kept in blocks:
-            inner = _solve(
-                torch.as_tensor(
-                    ((values[(channels, *seen.coarse)] - low) / unit).astype(np.float32), device=device
-                ),
-                kernel,
-                scale,
-                [o + s * c.start - f.start for o, s, c, f in zip(
-                    sample_origin(scale, anchor), scale, seen.coarse, seen.fine, strict=True)],
-                [f.stop - f.start for f in seen.fine],
-                max(noise / unit, LEAST_NOISE),
-                sharp,
-                recipe,
+            origin = [
+                o + s * c.start - f.start
+                for o, s, c, f in zip(
+                    sample_origin(scale, anchor), scale, seen.coarse, seen.fine, strict=True
+                )
+            ]
+            data = torch.as_tensor(scaled[channels][(slice(None), *seen.coarse)], device=device)
+            degrade = Degradation(
+                kernel, data.shape[1:], [f.stop - f.start for f in seen.fine], scale, origin, device
             )
+            inner = _solve(degrade, data, scale, origin, max(sigma, least), sharp, recipe)
             try:
                 while True:
                     part, text, found = next(inner)
-                    image_now = None
-                    if found is not None and len(blocks) == 1 and len(groups) == 1:
-                        image_now = found.cpu().numpy() * unit + low
-                    yield Stage(0.02 + 0.96 * (done + part) / pieces, text, {}, image_now)
+                    shown = None
+                    if found is not None and pieces == 1:
+                        shown = found.cpu().numpy() * unit + low
+                    yield Stage(0.02 + 0.96 * (done + part) / pieces, text, {}, shown)
             except StopIteration as end:
                 solved, spread = end.value
+            finally:
+                inner.close()
             cut = tuple(
                 slice(k.start - f.start, k.stop - f.start)
                 for k, f in zip(kept, seen.fine, strict=True)
             )
-            image[(channels, *kept)] = solved.cpu().numpy()[(slice(None), *cut)] * unit + low
-            std[(channels, *kept)] = spread.cpu().numpy()[(slice(None), *cut)] * unit
+            for number, channel in enumerate(channels):
+                image[channel][kept] = solved[number].cpu().numpy()[cut] * unit + low
+                std[channel][kept] = spread[number].cpu().numpy()[cut] * unit
             done += 1
     yield Stage(0.99, "compare with the input")
     residual = consistency(values, image, kernel, scale, anchor)
-    notes = _notes(facts, residual, noise)
-    return Upscaled(image, std, kernel, facts, residual, float(noise), notes)
+    grey = float(np.mean([n * unit for n, (_, unit) in zip(noise, units, strict=True)]))
+    return Upscaled(image, std, kernel, facts, residual, grey, kernel_notes(facts))
 
 
-def _notes(facts: dict[str, Any], residual: np.ndarray, noise: float) -> list[Note]:
-    return []
+def kernel_notes(facts: dict[str, Any]) -> list[Note]:
+    """What a user should know of an estimated kernel.
+
+    Parameters
+    ----------
+    facts : dict
+        As `knitcore.degradation.estimate_kernel` returns them.
+
+    Returns
+    -------
+    list of Note
+    """
+    if facts["chosen"] == "given":
+        return []
+    if facts["family"] == "delta":
+        return [Note(f"the image is taken as sampled without blur: {facts['chosen']}")]
+    widths = " and ".join(f"{s:.2f}" for s in facts["sigmas_output_pixels"] if s > 0)
+    turned = f", turned by {facts['angle']:.0f} degrees" if facts["family"] == "oblong" else ""
+    notes = [Note(f"estimated blur: a Gaussian of sigma {widths} output pixels{turned}")]
+    if max(facts["sigmas_input_pixels"]) >= 0.99 * WIDEST:
+        notes.append(
+            Note(
+                "the image is smoother than the widest kernel that is looked for: it was out of focus "
+                "or has more pixels than detail, and there is little to gain",
+                "warning",
+            )
+        )
+    return notes
 
 
 @dataclass(frozen=True)
@@ -186,7 +227,7 @@ def _blocks(
         edges = [round(n * i / count) for i in range(count + 1)]
         reach = OVERLAP + math.ceil(k / (2 * s))
         row = []
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in pairwise(edges):
             c = slice(max(0, a - reach), min(n, b + reach))
             f = slice(math.floor(c.start * s), m if c.stop == n else min(m, math.ceil(c.stop * s)))
             keep = slice(math.floor(a * s), m if b == n else math.floor(b * s))
@@ -222,27 +263,26 @@ Step = tuple[float, str, "torch.Tensor | None"]
 
 
 def _solve(
+    degrade: Degradation,
     data: torch.Tensor,
-    kernel: np.ndarray,
     scale: Sequence[float],
     origin: Sequence[float],
-    fine: Sequence[int],
     noise: float,
     sharp: bool,
     recipe: SuperResolve,
 ) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
     """One block, in units of a 255th of the image's range; yields the share done and the image."""
-    degrade = Degradation(kernel, data.shape[1:], fine, scale, origin, data.device)
-    start = image = enlarge(data, fine, scale, origin)
+    start = image = enlarge(data, degrade.fine, scale, origin)
     yield 0.02, "interpolate", image
     if not sharp:
-        for part, image in least_variation(degrade, data, image, noise**2 / 9):
+        for part, found in least_variation(degrade, data, start, noise**2 / 9):
+            image = found
             yield 0.02 + 0.3 * part, "deblur", None
         start = image
         yield 0.32, "deblur", image
     errors = error_schedule(recipe.passes, sharp, noise)
     colours = len(image) == 3
-    members = None
+    members: list[torch.Tensor] = []
     for number, error in enumerate(errors):
         part = 0.32 + 0.66 * number / len(errors)
         mixed = torch.einsum("ij,j...->i...", OPPONENT.to(image), image) if colours else image
@@ -341,7 +381,9 @@ def _searched(
         size = min(recipe.patch, *plane.shape)
         height, width = plane.shape
         rows, columns = (
-            torch.unique(torch.cat([torch.arange(0, n - size + 1, recipe.stride), torch.tensor([n - size])]))
+            torch.unique(
+                torch.cat([torch.arange(0, n - size + 1, recipe.stride), torch.tensor([n - size])])
+            )
             for n in plane.shape
         )
         rows, columns = rows.to(plane.device), columns.to(plane.device)
@@ -365,14 +407,17 @@ def _searched(
                 count += 1
             yield part, "find similar patches", None
         distance[count // 2] = -1  # itself, though others be equal: each pixel must be in a group
-        best = distance.topk(min(recipe.group, count), 0, largest=False)
-        number = best.indices.T
-        target = (y[:, None] + number // len(steps) - reach) * (width - size + 1)
-        target = target + x[:, None] + number % len(steps) - reach
-        # at a border fewer patches are within reach: the patch itself stands in for the others
-        own = (y * (width - size + 1) + x)[:, None]
-        found.append(torch.where(best.values.T.isinf(), own, target).contiguous())
-        yield part, "find similar patches", None
+        parts = []
+        for some in torch.arange(len(y), device=plane.device).split(4096):
+            best = distance[:, some].T.topk(min(recipe.group, count), 1, largest=False)
+            number = best.indices
+            target = (y[some, None] + number // len(steps) - reach) * (width - size + 1)
+            target = target + x[some, None] + number % len(steps) - reach
+            # at a border fewer patches are within reach: the patch itself stands in for the others
+            own = (y * (width - size + 1) + x)[some, None]
+            parts.append(torch.where(best.values.isinf(), own, target))
+            yield part, "find similar patches", None
+        found.append(torch.cat(parts))
     return found
 
 

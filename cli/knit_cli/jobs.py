@@ -1,11 +1,12 @@
-"""Which files, which masks, which outputs: all decided and checked before the first fit."""
+"""Which files, masks, kernels and outputs: all decided and checked before the first fit."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -17,6 +18,15 @@ from knitcore.masks import WORDS, parse_value
 READABLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 WRITABLE = (".tif", ".tiff", ".png", ".npy")
 
+# What may be written beside an output, and how its name ends. Marks go by the output's format.
+SIDES = {
+    "std": "_std.tif",
+    "synthesised": "_synthesised",
+    "residual": "_residual.tif",
+    "kernel_file": "_kernel.tif",
+    "kernel_picture": "_kernel.png",
+}
+
 
 class PlaceError(click.ClickException):
     """The place for the outputs cannot be written: nothing to be done about by options."""
@@ -26,30 +36,28 @@ class PlaceError(click.ClickException):
 
 @dataclass(frozen=True)
 class Job:
-    """One image to fill.
+    """One image to work on.
 
     Attributes
     ----------
     image, output : Path
     mask : Path, str or None
         A file, a word, or none.
-    std, synthesised : Path or None
-        Where these go, if wanted.
+    sides : dict of str to Path
+        Where the files beside the output go, those that are wanted; keys of `SIDES`.
     fault : str
         Why it cannot even start, or empty.
     """
 
     image: Path
-    mask: Path | str | None
     output: Path
-    std: Path | None = None
-    synthesised: Path | None = None
+    mask: Path | str | None = None
+    sides: dict[str, Path] = field(default_factory=dict)
     fault: str = ""
 
     def outputs(self) -> list[Path]:
         """Every file it will write."""
-        images = [path for path in (self.output, self.std, self.synthesised) if path]
-        return [*images, record_path(self.output)]
+        return [self.output, *self.sides.values(), record_path(self.output)]
 
 
 def parse_mask(text: str) -> Path | str:
@@ -83,7 +91,9 @@ def parse_mask(text: str) -> Path | str:
     return Path(text)
 
 
-def list_images(inputs: tuple[str, ...], mask: Path | str | None) -> tuple[list[Path], list[Path]]:
+def list_images(
+    inputs: tuple[str, ...], mask: Path | str | None, kernel: Path | None = None
+) -> tuple[list[Path], list[Path]]:
     """Image files named, and those in the folders named.
 
     Parameters
@@ -91,7 +101,8 @@ def list_images(inputs: tuple[str, ...], mask: Path | str | None) -> tuple[list[
     inputs : tuple of str
         Files and folders; folders are not searched further down.
     mask : Path, str or None
-        Files in a folder that serve as masks of others are no inputs.
+    kernel : Path, optional
+        Files in a folder that serve as masks of others, or as the kernel, are no inputs.
 
     Returns
     -------
@@ -109,17 +120,19 @@ def list_images(inputs: tuple[str, ...], mask: Path | str | None) -> tuple[list[
         if not path.is_dir():
             images.append(path)
             continue
-        found, passed = _images_in(path, mask)
+        found, passed = _images_in(path, mask, kernel)
         if not found:
             looked = ", ".join(READABLE)
-            raise click.UsageError(f"no image to fill in the folder {path} (looked for {looked})")
+            raise click.UsageError(f"no image in the folder {path} (looked for {looked})")
         images += found
         skipped += passed
     unique = {os.path.realpath(path): path for path in reversed(images)}
     return [path for path in images if unique.pop(os.path.realpath(path), None)], skipped
 
 
-def _images_in(folder: Path, mask: Path | str | None) -> tuple[list[Path], list[Path]]:
+def _images_in(
+    folder: Path, mask: Path | str | None, kernel: Path | None
+) -> tuple[list[Path], list[Path]]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -129,8 +142,7 @@ def _images_in(folder: Path, mask: Path | str | None) -> tuple[list[Path], list[
         if name.endswith(".knit.json"):
             output = name.removesuffix(".knit.json")
             stem = split_suffix(output)[0]
-            ours |= {output, f"{stem}_std.tif", f"{stem}_synthesised.tif"}
-            ours |= {f"{stem}_synthesised.png"}
+            ours |= {output, *(_side(output, stem, name) for name in SIDES)}
     found, skipped = [], []
     for name in names:
         path = folder / name
@@ -140,11 +152,10 @@ def _images_in(folder: Path, mask: Path | str | None) -> tuple[list[Path], list[
             found.append(path)
         elif not path.is_dir():
             skipped.append(path)
-    if isinstance(mask, Path):
-        marks = [mask] if mask.is_file() else []
-        if mask.is_dir():
-            marks = [one for image in found if isinstance(one := find_mask(image, mask), Path)]
-        found = [path for path in found if not any(_same(path, one) for one in marks)]
+    helpers = [one for one in (mask, kernel) if isinstance(one, Path) and one.is_file()]
+    if isinstance(mask, Path) and mask.is_dir():
+        helpers += [one for image in found if isinstance(one := find_mask(image, mask), Path)]
+    found = [path for path in found if not any(_same(path, one) for one in helpers)]
     return found, skipped
 
 
@@ -184,26 +195,32 @@ def find_mask(image: Path, folder: Path) -> Path | str:
 
 def plan_jobs(
     images: list[Path],
-    mask: Path | str | None,
     out: str | None,
+    ending: str,
     *,
     many: bool,
     overwrite: bool,
-    std: bool,
-    synthesised: bool,
+    sides: Collection[str] = (),
+    mask: Path | str | None = None,
+    kernel: Path | None = None,
 ) -> list[Job]:
     """Decide every mask and output, and check what can be checked without reading pixels.
 
     Parameters
     ----------
     images : list of Path
-    mask : Path, str or None
     out : str or None
         A file for one image, else a folder.
+    ending : str
+        Of an output's stem where no file is named, such as "_inpainted".
     many : bool
         Whether `out` must be a folder.
-    overwrite, std, synthesised : bool
-        Options of the command.
+    overwrite : bool
+    sides : collection of str
+        Which of `SIDES` are wanted.
+    mask : Path, str or None
+    kernel : Path, optional
+        Only to be kept from being written over.
 
     Returns
     -------
@@ -224,21 +241,14 @@ def plan_jobs(
         if isinstance(mask, Path) and mask.is_dir():
             found = find_mask(image, mask)
             chosen, fault = (found, "") if isinstance(found, Path) else (None, found)
-        output = Path(out) if out and folder is None else (folder or image.parent) / _name(image)
+        if out and folder is None:
+            output = Path(out)
+        else:
+            output = (folder or image.parent) / _name(image, ending)
         stem = split_suffix(output)[0]
-        jobs.append(
-            Job(
-                image,
-                chosen,
-                output,
-                output.with_name(f"{stem}_std.tif") if std else None,
-                output.with_name(f"{stem}_synthesised{_mask_suffix(output)}")
-                if synthesised
-                else None,
-                fault,
-            )
-        )
-    _check_clashes(jobs)
+        places = {name: output.with_name(_side(output.name, stem, name)) for name in sides}
+        jobs.append(Job(image, output, chosen, places, fault))
+    _check_clashes(jobs, kernel)
     _prepare_folders(jobs)
     return [job if job.fault else _with_fault(job, overwrite) for job in jobs]
 
@@ -254,27 +264,29 @@ def _folder(out: str | None, many: bool) -> Path | None:
         return path
     if path.suffix.lower() not in WRITABLE:
         if path.suffix.lower() in (".jpg", ".jpeg"):
-            text = "JPEG would change the known pixels"
+            text = "JPEG would change the pixels"
         else:
             text = f"cannot write {path.suffix or 'a file without suffix'}"
         raise click.UsageError(f"-o {out}: {text}; use {', '.join(WRITABLE)} or a folder")
     return None
 
 
-def _name(image: Path) -> str:
+def _name(image: Path, ending: str) -> str:
     stem, suffix = split_suffix(image)
     if suffix.lower() in (".jpg", ".jpeg"):
         suffix = ".png"
     elif not suffix.lower().endswith(WRITABLE):
         suffix = ".tif"
-    return f"{stem}_inpainted{suffix}"
+    return f"{stem}{ending}{suffix}"
 
 
-def _mask_suffix(output: Path) -> str:
-    return ".png" if output.suffix.lower() == ".png" else ".tif"
+def _side(output: str, stem: str, name: str) -> str:
+    """Name of a file beside the output."""
+    marks = ".png" if output.lower().endswith(".png") else ".tif"
+    return stem + SIDES[name] + (marks if name == "synthesised" else "")
 
 
-def _check_clashes(jobs: list[Job]) -> None:
+def _check_clashes(jobs: list[Job], kernel: Path | None) -> None:
     taken: dict[str, Job] = {}
     for job in jobs:
         for path in job.outputs():
@@ -285,7 +297,8 @@ def _check_clashes(jobs: list[Job]) -> None:
                     f"{other.image} and {job.image} would both be written to {path}; "
                     "rename one, or run them with different -o"
                 )
-    read = {os.path.realpath(path) for job in jobs for path in (job.image, job.mask) if path}
+    paths = [kernel, *(path for job in jobs for path in (job.image, job.mask))]
+    read = {os.path.realpath(path) for path in paths if path}
     inodes = {(s.st_dev, s.st_ino) for path in read if (s := _stat(path)) is not None}
     for job in jobs:
         if isinstance(job.mask, Path) and _same(job.mask, job.image):
@@ -314,8 +327,6 @@ def _prepare_folders(jobs: list[Job]) -> None:
 
 def _with_fault(job: Job, overwrite: bool) -> Job:
     """The job, with its fault if its outputs are in the way of something."""
-    from dataclasses import replace
-
     for path in job.outputs():
         if len(os.fsencode(path.name)) > 255:
             return replace(job, fault=f"{path}: the output's name is longer than 255 bytes")

@@ -19,6 +19,8 @@ DONE, FAILED, USAGE, SURROUNDINGS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 14
 # Described here, so that `knit --help` loads none of them.
 COMMANDS = {
     "inpaint": ("knit_cli.tasks:inpaint", "Fill masked pixels: holes, scratches, dead lines."),
+    "denoise": ("knit_cli.tasks:denoise", "Take the noise out, without a clean image."),
+    "super-resolve": ("knit_cli.tasks:super_resolve", "Enlarge, and find the blurring kernel."),
     "recipe": ("knit_cli.recipes:recipe", "Show, check or start a file of settings."),
     "info": ("knit_cli.recipes:info", "Versions, devices and file formats found here."),
 }
@@ -77,7 +79,7 @@ def package_version() -> str:
     help="Show the version and leave.",
 )
 def cli() -> None:
-    """Repair images with a small network trained on each of them, there and then."""
+    """Restore images with small networks trained on each of them, there and then."""
 
 
 class WrongPlan(click.ClickException):

@@ -10,14 +10,34 @@ from typing import Any, TypeVar
 import click
 from pydantic.fields import FieldInfo
 
-from knitcore.recipe import PRESETS, Inpaint
+from knitcore.recipe import PRESETS, RECIPES
 
-SECTIONS = {
-    "Fit": ("preset", "seed", "device", "ensemble", "steps"),
-    "Mask": ("mask_label", "invert_mask", "alpha_channel", "saturated_as_hole"),
+_FIT = ("preset", "seed", "device")
+SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "inpaint": {
+        "Fit": (*_FIT, "ensemble", "steps"),
+        "Mask": ("mask_label", "invert_mask", "alpha_channel", "saturated_as_hole"),
+    },
+    "denoise": {
+        "Noise": ("noise", "sigma", "gain", "offset", "blind_spot"),
+        "Image": ("channels", "planes", "nan_as_hole"),
+        "Fit": (*_FIT, "steps"),
+    },
+    "super-resolve": {
+        "Scale and kernel": ("scale", "kernel", "anchor"),
+        "Image": ("channels", "nan_as_hole"),
+        "Fit": _FIT,
+    },
 }
-ADVANCED = "Advanced"
-METAVARS = {"device": "auto|cpu|cuda|mps", "planes": "AXES"}
+UNUSED = {"super-resolve": ("planes",)}  # axes that do not grow are worked through one by one
+ADVANCED, KNITWORK = "Advanced", "Knitwork (--method knitwork, as --preset paper)"
+METAVARS = {
+    "device": "auto|cpu|cuda|mps",
+    "planes": "AXES",
+    "blind_spot": "auto|x|y|N",
+    "scale": "S|SxSxS",
+    "kernel": "estimate|delta|gaussian:S|FILE",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,7 +58,7 @@ class SectionedCommand(click.Command):
             row = param.get_help_record(ctx)
             if isinstance(param, click.Option) and row is not None:
                 sections.setdefault(getattr(param, "section", "Other"), []).append(row)
-        for last in ("Other", ADVANCED):
+        for last in ("Other", ADVANCED, KNITWORK):
             sections[last] = sections.pop(last, [])
         for section, rows in sections.items():
             if rows:
@@ -66,36 +86,50 @@ class Numbers(click.ParamType):
         return "N,N,..."
 
 
-def recipe_options(function: F) -> F:
-    """Add an option for each field of `Inpaint` to a command.
+def recipe_options(task: str) -> list[Callable[[F], F]]:
+    """An option for each field of a task's recipe, in the order of the help page.
 
     Only fields given on the command line reach the command; the others are None.
+
+    Parameters
+    ----------
+    task : str
+
+    Returns
+    -------
+    list of decorators
     """
-    usual = {name: section for section, names in SECTIONS.items() for name in names}
-    names = [*usual, *(n for n in Inpaint.model_fields if n not in usual and n != "task")]
-    for name in reversed(names):
-        option = _option(name, Inpaint.model_fields[name], usual.get(name, ADVANCED))
-        function = option(function)
-    return function
+    model = RECIPES[task]
+    usual = {name: section for section, names in SECTIONS[task].items() for name in names}
+    for name in (*model.__annotations__, *model.model_fields):
+        # what all recipes have is the knitwork's, which only inpainting fits by default
+        own = name in model.__annotations__ and not name.startswith("kernel_")
+        usual.setdefault(name, ADVANCED if own or task == "inpaint" else KNITWORK)
+    for name in ("task", *UNUSED.get(task, ())):
+        del usual[name]
+    return [
+        _option(name, model.model_fields[name], section, task) for name, section in usual.items()
+    ]
 
 
-def given_fields(values: dict[str, Any]) -> dict[str, Any]:
+def given_fields(task: str, values: dict[str, Any]) -> dict[str, Any]:
     """Recipe fields among a command's values that were given.
 
     Parameters
     ----------
+    task : str
     values : dict
 
     Returns
     -------
     dict
     """
-    fields = {name: values.get(name) for name in Inpaint.model_fields}
+    fields = {name: values.get(name) for name in RECIPES[task].model_fields}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _option(name: str, field: FieldInfo, section: str) -> Callable[[F], F]:
-    text = _help(name, field)
+def _option(name: str, field: FieldInfo, section: str, task: str) -> Callable[[F], F]:
+    text = _help(name, field, task)
     flag = "--" + name.replace("_", "-")
     kind: Any = field.annotation
     if kind is bool:
@@ -113,19 +147,16 @@ def _option(name: str, field: FieldInfo, section: str) -> Callable[[F], F]:
     )
 
 
-def _help(name: str, field: FieldInfo) -> str:
+def _help(name: str, field: FieldInfo, task: str) -> str:
     text = str(field.description).rstrip()
     defaults = {
-        preset: _shown(values.get(name, field.default))
-        for preset, values in PRESETS["inpaint"].items()
+        preset: _shown(values.get(name, field.default)) for preset, values in PRESETS[task].items()
     }
     standard = defaults.pop("fast")
-    if not standard or name == "preset":
-        return text if not standard else f"{text} [default: {standard}]"
-    others = [
-        f"{preset}: {value or 'off'}" for preset, value in defaults.items() if value != standard
-    ]
-    return f"{text} [{'; '.join([f'default: {standard}', *others])}]"
+    told = [f"default: {standard}"] if standard else []
+    if name != "preset":
+        told += [f"{one}: {value or 'off'}" for one, value in defaults.items() if value != standard]
+    return f"{text} [{'; '.join(told)}]" if told else text
 
 
 def _shown(value: Any) -> str:

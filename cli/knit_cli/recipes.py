@@ -10,9 +10,15 @@ import click
 from knit_cli.main import USAGE, WrongPlan
 from knit_cli.render import shown
 from knitcore.errors import RecipeError
-from knitcore.recipe import PRESETS, Inpaint, load_recipe, make_recipe, recipe_fields
+from knitcore.recipe import PRESETS, RECIPES, Recipe, load_recipe, make_recipe, recipe_fields
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_task_option = click.option(
+    "--task",
+    type=click.Choice(list(RECIPES)),
+    default="inpaint",
+    help="For which command. [default: inpaint]",
+)
 
 
 @click.group(context_settings=SETTINGS)
@@ -44,28 +50,30 @@ def check(ctx: click.Context, files: tuple[str, ...]) -> None:
 
 
 @recipe.command(context_settings=SETTINGS)
+@_task_option
 @click.option(
     "--preset", type=click.Choice(list(PRESETS["inpaint"])), default="fast", help="Which preset."
 )
-def defaults(preset: str) -> None:
+def defaults(task: str, preset: str) -> None:
     """Print a preset's settings, each with its meaning: a file to start from.
 
     \b
       knit recipe defaults > run.yaml
       knit inpaint cells.tif --mask dust.png --recipe run.yaml
     """
-    fields = recipe_fields(make_recipe("inpaint", preset=preset))
+    fields = recipe_fields(make_recipe(task, preset=preset))
     for name, value in fields.items():
-        field = Inpaint.model_fields.get(name)
+        field = RECIPES[task].model_fields.get(name)
         if field is not None:
             click.echo(f"\n# {field.description}")
         click.echo(_yaml_line(name, value), nl=False)
 
 
 @recipe.command(context_settings=SETTINGS)
-def schema() -> None:
+@_task_option
+def schema(task: str) -> None:
     """Print the JSON schema of a recipe, for editors that check YAML against it."""
-    click.echo(json.dumps(Inpaint.model_json_schema(), indent=2))
+    click.echo(json.dumps(RECIPES[task].model_json_schema(), indent=2))
 
 
 @click.command(context_settings=SETTINGS)
@@ -109,14 +117,14 @@ def info(as_json: bool) -> None:
             click.echo(f"{name}: {value}")
 
 
-def _load(file: str) -> Inpaint:
+def _load(file: str) -> Recipe:
     try:
         return load_recipe(file)
     except RecipeError as error:
         raise WrongPlan(shown(error, lines=True)) from None
 
 
-def _yaml(recipe: Inpaint) -> str:
+def _yaml(recipe: Recipe) -> str:
     return "".join(_yaml_line(name, value) for name, value in recipe_fields(recipe).items())
 
 

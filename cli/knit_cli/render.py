@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -115,7 +116,7 @@ def result_line(outcome: dict[str, Any], as_json: bool) -> str:
     Parameters
     ----------
     outcome : dict
-        status, input, output, record, filled, fraction, regions, seconds, notes; or error.
+        status, task, input, output, seconds and what the task found out; or error.
     as_json : bool
 
     Returns
@@ -123,16 +124,63 @@ def result_line(outcome: dict[str, Any], as_json: bool) -> str:
     str
     """
     if as_json:
-        return json.dumps(outcome)
+        return json.dumps(outcome, default=float)
+    did = {"inpaint": _filled, "denoise": _denoised, "super-resolve": _enlarged}[outcome["task"]]
+    return shown(f"{outcome['input']} -> {outcome['output']}: {did(outcome)}")
+
+
+def _filled(outcome: dict[str, Any]) -> str:
     filled, regions = outcome["filled"], outcome["regions"]
-    did = "nothing to fill, copied"
-    if filled:
-        did = (
-            f"{filled:,} {'pixel' if filled == 1 else 'pixels'} filled in "
-            f"{regions:,} {'region' if regions == 1 else 'regions'}, "
-            f"{outcome['seconds']:.1f} s"
+    if not filled:
+        return "nothing to fill, copied"
+    return (
+        f"{filled:,} {'pixel' if filled == 1 else 'pixels'} filled in "
+        f"{regions:,} {'region' if regions == 1 else 'regions'}, "
+        f"{outcome['seconds']:.1f} s"
+    )
+
+
+def _denoised(outcome: dict[str, Any]) -> str:
+    noise, seconds = outcome["noise"], f"{outcome['seconds']:.1f} s"
+    kinds = {one["kind"] for one in noise} - {"none"}
+    if not kinds:
+        return f"no noise found, {seconds}"
+    kind = kinds.pop() if len(kinds) == 1 else "several kinds of"
+    facts, count = ["noise" if kind == "unknown" else f"{kind} noise"], 0
+    for name in {"gaussian": ["sigma"], "poisson-gaussian": ["gain", "offset"]}.get(kind, []):
+        values = [v for one in noise if one["kind"] == kind for v in _numbers(one.get(name))]
+        if values:
+            middle, count = median(values), len(values)
+            facts.append(f"{name} {middle:.0f}" if abs(middle) >= 1000 else f"{name} {middle:.3g}")
+    if count > 1:
+        channels = len(noise) == 1 or "channel" in noise[0].get("where", "")
+        facts.append(
+            f"median of {count if channels else len(noise)} {'channels' if channels else 'planes'}"
         )
-    return shown(f"{outcome['input']} -> {outcome['output']}: {did}")
+    return f"{', '.join(facts)}, taken out in {seconds}"
+
+
+def _enlarged(outcome: dict[str, Any]) -> str:
+    kernel = outcome["kernel"]
+    pairs = zip(outcome["axes"], outcome["output_shape"], outcome["input_shape"], strict=True)
+    sides = [(new, old) for axis, new, old in pairs if axis in "YX" or (axis == "Z" and new != old)]
+    new, old = (" × ".join(str(pair[i]) for pair in sides) for i in (0, 1))
+    name, widths = kernel["choice"], _numbers(kernel.get("sigmas_output_pixels"))
+    if any(widths):
+        name = f"gaussian {' × '.join(f'{width:.1f}' for width in widths)} px"
+        name += f" at {kernel['angle']:.0f}°" if kernel.get("angle") else ""
+    elif name == "estimate":
+        name = kernel.get("family", name)
+    if kernel.get("learned"):
+        name = f"learned, from {name}"
+    count = len(outcome["residual"])
+    planes = f" in {count} planes" if count > 1 else ""
+    return f"{new} from {old}{planes} (kernel: {name}), {outcome['seconds']:.1f} s"
+
+
+def _numbers(value: Any) -> list[float]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [float(one) for one in values if isinstance(one, (int, float))]
 
 
 def summary(outcomes: list[dict[str, Any]], total: int) -> str:

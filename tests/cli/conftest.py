@@ -10,7 +10,11 @@ from click.testing import CliRunner
 
 from knit_cli.main import cli
 
-QUICK = ("--steps", "3", "--ensemble", "1", "--frequencies", "8", "--width", "8")
+QUICK = {
+    "inpaint": ("--steps", "3", "--ensemble", "1", "--frequencies", "8", "--width", "8"),
+    "denoise": ("--steps", "10", "--width", "8", "--passes", "1"),
+    "super-resolve": ("--passes", "1"),
+}
 
 
 @pytest.fixture
@@ -31,12 +35,12 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def knit():
-    """Run `knit` in this process; `inpaint` with few steps."""
+    """Run `knit` in this process; its tasks with few steps."""
 
     def run(*words, code=0):
         words = [str(word) for word in words]
-        if words[0] == "inpaint" and "--recipe" not in words:
-            words[1:1] = QUICK
+        if "--recipe" not in words:
+            words[1:1] = QUICK.get(words[0], ())
         result = CliRunner().invoke(cli, words, prog_name="knit", catch_exceptions=False)
         assert result.exit_code == code, result.stderr + result.stdout
         return result

@@ -10,17 +10,19 @@ import yaml
 
 from knit_cli.docs import document
 from knit_cli.main import COMMANDS, cli
-from knit_cli.tasks import inpaint
-from knitcore.recipe import PRESETS, Inpaint, load_recipe
+from knit_cli.options import UNUSED
+from knitcore.recipe import PRESETS, RECIPES, Inpaint, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_field_of_the_recipe_is_an_option_with_its_text(knit):
-    options = {param.name: param for param in inpaint.params}
-    page = " ".join(knit("recipe", "defaults").stdout.split())
-    for name, field in Inpaint.model_fields.items():
-        if name == "task":
+@pytest.mark.parametrize("task", RECIPES)
+def test_every_field_of_the_recipe_is_an_option_with_its_text(knit, task):
+    options = {param.name: param for param in cli.get_command(None, task).params}
+    page = " ".join(knit("recipe", "defaults", "--task", task).stdout.split())
+    for name, field in RECIPES[task].model_fields.items():
+        if name == "task" or name in UNUSED.get(task, ()):
+            assert name not in options
             continue
         assert options[name].help.startswith(field.description)
         assert "--" + name.replace("_", "-") in options[name].opts
@@ -75,10 +77,12 @@ def test_the_documentation_is_the_help():
 # knit recipe
 
 
+@pytest.mark.parametrize("task", RECIPES)
 @pytest.mark.parametrize("preset", PRESETS["inpaint"])
-def test_defaults_are_a_recipe(folder, knit, preset):
-    (folder / "run.yaml").write_text(knit("recipe", "defaults", "--preset", preset).stdout)
-    assert load_recipe("run.yaml") == Inpaint(preset=preset)
+def test_defaults_are_a_recipe(folder, knit, task, preset):
+    words = ("recipe", "defaults", "--task", task, "--preset", preset)
+    (folder / "run.yaml").write_text(knit(*words).stdout)
+    assert load_recipe("run.yaml") == RECIPES[task](preset=preset)
 
 
 def test_show_gives_every_setting(folder, knit):
@@ -99,9 +103,19 @@ def test_check_tells_what_is_wrong_where(folder, knit):
     assert "cannot read" in knit("recipe", "show", "none.yaml", code=2).stderr
 
 
-def test_the_schema_is_json(knit):
-    schema = json.loads(knit("recipe", "schema").stdout)
-    assert set(schema["properties"]) == set(Inpaint.model_fields)
+def test_recipes_of_all_tasks_are_shown_and_checked(folder, knit):
+    (folder / "good.yaml").write_text("task: denoise\nsigma: 3\n")
+    (folder / "bad.yaml").write_text("task: super-resolve\nsigma: 3\n")
+    assert knit("recipe", "check", "good.yaml").stdout == "good.yaml: valid\n"
+    assert yaml.safe_load(knit("recipe", "show", "good.yaml").stdout)["sigma"] == 3
+    said = knit("recipe", "check", "bad.yaml", code=2)
+    assert "bad.yaml, line 2: unknown key `sigma`" in said.stderr
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_the_schema_is_json(knit, task):
+    schema = json.loads(knit("recipe", "schema", "--task", task).stdout)
+    assert set(schema["properties"]) == set(RECIPES[task].model_fields)
 
 
 def test_recipes_are_handled_without_torch(folder):
@@ -114,6 +128,20 @@ def test_recipes_are_handled_without_torch(folder):
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_help_of_every_task_is_light(task):
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'cli')!r}]\n"
+        "from knit_cli.main import cli\n"
+        "try:\n"
+        f"    cli([{task!r}, '--help'])\n"
+        "except SystemExit:\n"
+        "    heavy = {'torch', 'scipy', 'skimage', 'napari'} & set(sys.modules)\n"
+        "    assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 # knit info

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LONG = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "1000000", "--ensemble", "1")
 LONG += ("--knit-depth", "0")  # a small hole is fitted, too
+LONGS = {
+    "inpaint": LONG,
+    "denoise": ("denoise", "cells.tif", "--steps", "1000000", "--sigma", "9", "--save-std"),
+    "super-resolve": ("super-resolve", "cells.tif", "--method", "knitwork", "--steps", "1000000"),
+}
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
 
@@ -50,8 +56,10 @@ class Terminal:
         self.seen = b""
 
     def wait_for(self, text):
+        end = time.monotonic() + 60
         while text not in self.seen:
-            assert select.select([self.screen], [], [], 60)[0], f"{text} not seen in {self.seen}"
+            left = max(0, end - time.monotonic())
+            assert select.select([self.screen], [], [], left)[0], f"{text} not in {self.seen}"
             self.seen += os.read(self.screen, 4096)
 
     def rest(self):
@@ -66,18 +74,20 @@ class Terminal:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"),
+    ("task", "number", "code", "word"),
     [
-        (signal.SIGINT, 130, "stopped"),
-        (signal.SIGTERM, 143, "terminated"),
-        (signal.SIGHUP, 143, "terminated"),
+        ("inpaint", signal.SIGINT, 130, "stopped"),
+        ("denoise", signal.SIGINT, 130, "stopped"),
+        ("super-resolve", signal.SIGINT, 130, "stopped"),
+        ("inpaint", signal.SIGTERM, 143, "terminated"),
+        ("inpaint", signal.SIGHUP, 143, "terminated"),
     ],
 )
-def test_a_signal_in_mid_fit_leaves_nothing_behind(folder, number, code, word):
+def test_a_signal_in_mid_fit_leaves_nothing_behind(folder, task, number, code, word):
     terminal = Terminal()
     before = sorted(os.listdir(folder))
-    with start(*LONG, stdout=subprocess.PIPE, stderr=terminal.side) as process:
-        terminal.wait_for(b": fit")
+    with start(*LONGS[task], stdout=subprocess.PIPE, stderr=terminal.side) as process:
+        terminal.wait_for(b": fit" if task == "inpaint" else b"fit")
         process.send_signal(number)
         assert process.wait(30) == code
         assert process.stdout.read() == b""

@@ -1,6 +1,8 @@
 """Denoising as a user calls it: laws that hold for every image, and quality on real ones."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -259,3 +261,30 @@ def test_nan_is_refused_or_filled(neuron):
 def test_wrong_settings_are_told(neuron, fields, words):
     with pytest.raises(knit.RecipeError, match=words):
         knit.denoise(neuron, **fields)
+
+
+# memory -----------------------------------------------------------------------------------------
+
+MEASURE = """
+import resource, sys
+import numpy as np
+import knitcore as knit
+from knitcore import fast_denoising
+side = int(sys.argv[1])
+image = np.random.default_rng(0).normal(1000, 30, (side, side)).astype(np.uint16)
+fields = dict(block=96, steps=4, batch=64, width=16, passes=1, window=2, group=8, stride=4)
+knit.denoise(image[:320, :320], 30.0, **fields)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+knit.denoise(image, 30.0, **fields)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024 / side**2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other units elsewhere")
+def test_memory_grows_by_at_most_a_hundred_bytes_a_pixel():
+    """So 4096 x 4096 pixels take less than 2 GB beyond what one block takes (docs/denoising.md)."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, "1024"], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 100
