@@ -198,18 +198,21 @@ def core_image(taken: Taken, array: np.ndarray) -> Image:
     )
 
 
-def memory_needed(taken: Taken) -> int:
+def memory_needed(taken: Taken, pixels: int | None = None) -> int:
     """Bytes a run takes for an image layer's copy, preview, result, std and synthesised pixels.
 
     Parameters
     ----------
     taken : Taken
+    pixels : int, optional
+        How many the result has, if not as many as the layer.
 
     Returns
     -------
     int
     """
-    return int(np.prod(taken.data.shape)) * (3 * np.dtype(taken.data.dtype).itemsize + 4 + 1)
+    each, own = np.dtype(taken.data.dtype).itemsize, int(np.prod(taken.data.shape))
+    return own * each + (own if pixels is None else pixels) * (2 * each + 4 + 1)
 
 
 def image_to_mask(image: Taken, mask: Taken) -> np.ndarray:

@@ -12,9 +12,12 @@ from pydantic.fields import FieldInfo
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
     QFormLayout,
     QFrame,
     QLabel,
+    QLineEdit,
     QScrollArea,
     QScrollBar,
     QSizePolicy,
@@ -26,6 +29,11 @@ from qtpy.QtWidgets import (
 
 COMFORTABLE_WIDTH = 300
 LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
+
+# What fields of type str may hold, where that is a short list; of the device, until torch knows more
+CHOICES = {"device": ("auto", "cpu"), "blind_spot": ("auto", "x", "y", *"0123456789")}
+# Words of a field that may also hold the path of a file
+SUGGESTIONS = {"kernel": ("estimate", "delta", "gaussian:1")}
 
 
 class RecipeForm(QWidget):
@@ -58,10 +66,11 @@ class RecipeForm(QWidget):
 
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        basic_rows = form_layout()
-        layout.addLayout(basic_rows)
+        self.basic_rows = form_layout()
+        layout.addLayout(self.basic_rows)
         for name in basic:
-            self._add_row(basic_rows, name, getattr(start, name))
+            self._add_row(self.basic_rows, name, getattr(start, name))
+        self._last_basic: QWidget = self.inputs[basic[-1]].native
 
         self.advanced = QWidget()
         self.advanced_rows = form_layout()
@@ -88,7 +97,15 @@ class RecipeForm(QWidget):
         field = self._model.model_fields[name]
         widget = field_input(name, field, value)
         self.inputs[name] = widget
-        add_row(rows, name.replace("_", " ").capitalize(), widget.native, field.description or "")
+        text = name.replace("_", " ").capitalize().replace("Nan ", "NaN ")
+        add_row(rows, text, widget.native, field.description or "")
+
+    def add_basic_row(self, text: str, native: QWidget, tip: str) -> None:
+        """Add an input that is no field of the recipe below the basic ones."""
+        add_row(self.basic_rows, text, native, tip)
+        # made last, it would come after the advanced ones
+        QWidget.setTabOrder(self._last_basic, native)
+        self._last_basic = native
 
     def _unfold(self, opened: bool) -> None:
         arrow = Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow
@@ -146,6 +163,69 @@ class OptionalNumber:
         self.native.setValue(self._none if value is None else value)
 
 
+class OptionalFloat:
+    """A number of any size, or "estimated" for none, in a line of text."""
+
+    def __init__(self) -> None:
+        self.native = QLineEdit()
+        self.native.setPlaceholderText("estimated")
+        self.native.setClearButtonEnabled(True)
+
+    @property
+    def value(self) -> float | str | None:
+        """The number, or None; what is no number is left for the recipe to refuse."""
+        text = self.native.text().strip()
+        try:
+            return float(text) if text else None
+        except ValueError:
+            return text
+
+    @value.setter
+    def value(self, value: float | None) -> None:
+        self.native.setText("" if value is None else f"{value:.10g}")
+
+
+class WordOrFile:
+    """One of some words, something written by hand, or a file that is looked for.
+
+    Parameters
+    ----------
+    words : tuple of str
+    value : str
+    """
+
+    def __init__(self, words: tuple[str, ...], value: str) -> None:
+        self.native = QComboBox()
+        self.native.setEditable(True)
+        self.native.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.native.setCompleter(None)
+        self.native.addItems([*words, "choose a file…"])
+        self._file_row = len(words)
+        self.value = value
+        # while the list is open, the text is already that of the chosen row
+        self._before = value
+        self.native.editTextChanged.connect(self._remember)
+        self.native.activated.connect(self._choose)
+
+    @property
+    def value(self) -> str:
+        """The text."""
+        return self.native.currentText().strip()
+
+    @value.setter
+    def value(self, value: str) -> None:
+        self.native.setEditText(value)
+
+    def _remember(self, text: str) -> None:
+        if text != self.native.itemText(self._file_row):
+            self._before = text
+
+    def _choose(self, row: int) -> None:
+        if row == self._file_row:
+            path, _ = QFileDialog.getOpenFileName(self.native, "An image of the kernel")
+            self.value = path or self._before
+
+
 class InputsArea(QScrollArea):
     """All inputs of a task's widget; only they scroll, so that Run stays in reach in a low window.
 
@@ -157,6 +237,9 @@ class InputsArea(QScrollArea):
     def __init__(self, inputs: QWidget) -> None:
         super().__init__()
         self._inputs = inputs
+        self._later = QTimer(self)  # a child, for a shot of its own would outlive this widget
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(self.updateGeometry)
         self.setWidget(inputs)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -174,7 +257,7 @@ class InputsArea(QScrollArea):
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Another width wraps the texts in other lines."""
         super().resizeEvent(event)
-        QTimer.singleShot(0, self.updateGeometry)  # napari's style sheet comes after the first time
+        self._later.start(0)  # napari's style sheet comes after the first time
 
 
 def form_layout() -> QFormLayout:
@@ -224,7 +307,8 @@ def field_input(name: str, field: FieldInfo, value: Any) -> Any:
 
     Returns
     -------
-    magicgui widget
+    object with `native` and `value`
+        A magicgui widget, or one of those above.
 
     Raises
     ------
@@ -243,11 +327,15 @@ def field_input(name: str, field: FieldInfo, value: Any) -> Any:
         if optional:
             return OptionalNumber(int(low), int(high))
         return SpinBox(name=name, min=int(low), max=int(high), value=value)
+    if kind is float and optional:
+        return OptionalFloat()
     if kind is float:
         step = 0.05 if high <= 1 else 0.5
         return FloatSpinBox(name=name, min=low, max=high, step=step, value=value)
-    if kind is str and name == "device":  # the rest is filled in when torch knows what is there
-        return ComboBox(name=name, choices=["auto", "cpu"], value=value)
+    if kind is str and name in CHOICES:
+        return ComboBox(name=name, choices=list(CHOICES[name]), value=value)
+    if kind is str and name in SUGGESTIONS:
+        return WordOrFile(SUGGESTIONS[name], value)
     if kind is str:
         return LineEdit(name=name, value=value)
     raise TypeError(f"no input for field {name!r} of type {field.annotation}")

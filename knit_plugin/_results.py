@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knit_plugin._layers import Taken
+from knit_plugin._layers import COPY_AT_ONCE, Taken
 from knitcore import Result
 
 # Where a layer lies, and how an image looks: copied from the source to what is made from it.
@@ -38,25 +38,80 @@ class Canvas:
     Attributes
     ----------
     data : ndarray
-        One array for the whole run, shape and dtype of the image; the worker writes to it.
+        One array for the whole run, shape of the result, dtype of the image; the worker writes to
+        it.
     """
 
     data: np.ndarray
 
 
-def place_of(source: Taken) -> dict[str, Any]:
+def place_of(
+    source: Taken, factors: tuple[float, ...] | None = None, anchor: str = "centre"
+) -> dict[str, Any]:
     """Where a layer lies in the world, as keyword arguments for another one.
 
     Parameters
     ----------
     source : Taken
+    factors : tuple of float, optional
+        By how much each axis of the other layer is enlarged.
+    anchor : str
+        "centre": its pixel i lies over this layer's data coordinate (i + 1/2) / factor - 1/2, so
+        that both cover the same place; "corner": over i / factor.
 
     Returns
     -------
     dict
         Scale, translate, rotate, shear, affine, units and axis labels.
     """
-    return {key: source.state[key] for key in _PLACE}
+    place = {key: source.state[key] for key in _PLACE}
+    if factors is None or all(factor == 1 for factor in factors):
+        return place
+    ndim, grown = source.ndim, np.asarray(factors, float)
+    affine = np.asarray(place["affine"], float)[:ndim, :ndim]
+    place["scale"] = np.asarray(place["scale"], float) / grown
+    if anchor == "centre":
+        # half a fine pixel and half a coarse one apart, in the world; translate precedes affine
+        shift = np.linalg.solve(affine, source.matrix[:ndim, :ndim] @ (0.5 / grown - 0.5))
+        place["translate"] = np.asarray(place["translate"], float) + shift
+    return place
+
+
+def enlarged_shape(source: Taken, factors: tuple[float, ...]) -> tuple[int, ...]:
+    """Shape of a result whose axes have grown.
+
+    Parameters
+    ----------
+    source : Taken
+    factors : tuple of float
+        One an axis of the layer; colours do not grow.
+
+    Returns
+    -------
+    tuple of int
+    """
+    sides = [max(1, round(n * f)) for n, f in zip(source.shape, factors, strict=True)]
+    return (*sides, *source.data.shape[source.ndim :])
+
+
+def nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A copy of another size, each pixel from the one it lies in.
+
+    Parameters
+    ----------
+    array : ndarray
+    shape : tuple of int
+
+    Returns
+    -------
+    ndarray of that shape
+    """
+    if array.shape == shape:
+        return array.copy()
+    for axis, (old, new) in enumerate(zip(array.shape, shape, strict=True)):
+        if old != new:
+            array = array.take((2 * np.arange(new) + 1) * old // (2 * new), axis)
+    return array
 
 
 def look_of(source: Taken) -> dict[str, Any]:
@@ -87,12 +142,26 @@ class ResultLayers:
         The image layer the run works on.
     done : str
         What was done to it, for the layer's name: "inpainted".
+    factors : tuple of float
+        By how much each axis of the layer grows.
+    anchor : str
+        As for `place_of`.
     """
 
-    def __init__(self, viewer: Any, source: Taken, done: str) -> None:
+    def __init__(
+        self,
+        viewer: Any,
+        source: Taken,
+        done: str,
+        factors: tuple[float, ...],
+        anchor: str = "centre",
+    ) -> None:
         self.viewer = viewer
         self.source = source
         self.done = done
+        self.shape = enlarged_shape(source, factors)
+        self._factors = factors
+        self._place = place_of(source, factors, anchor)
         self.layer: Any = None
         self._shown: Any = None  # the array we gave the layer last
 
@@ -104,7 +173,9 @@ class ResultLayers:
         """
         data = self.source.data
         if isinstance(data, np.ndarray):
-            self.layer = self._add_image(data)
+            grown = data.shape != self.shape
+            if not grown or np.prod(self.shape) * data.itemsize <= COPY_AT_ONCE:
+                self.layer = self._add_image(nearest(data, self.shape) if grown else data)
 
     def show(self, canvas: Canvas) -> None:
         """Bring the result layer up to date."""
@@ -128,12 +199,10 @@ class ResultLayers:
     def _add_image(self, data: np.ndarray) -> Any:
         from napari.layers import Image
 
-        layer = Image(
-            data,
-            name=f"{self.source.name} ({self.done})",
-            **place_of(self.source),
-            **look_of(self.source),
-        )
+        look = look_of(self.source)
+        if data.shape != self.source.data.shape:
+            look.pop("plane", None)  # it is given in pixels
+        layer = Image(data, name=f"{self.source.name} ({self.done})", **self._place, **look)
         self._add(layer, select=True)
         self._shown = data
         return layer
@@ -167,14 +236,10 @@ class ResultLayers:
         Returns
         -------
         list of callable
-            One a layer. Each takes some tens of milliseconds, so the caller lets the event loop
-            turn between them.
+            One a layer: image and std. Each takes some tens of milliseconds, so the caller lets the
+            event loop turn between them.
         """
-        return [
-            lambda: self._finish_image(result),
-            lambda: self._finish_std(result),
-            lambda: self._finish_synthesised(result),
-        ]
+        return [lambda: self._finish_image(result), lambda: self.add_std(result)]
 
     def _finish_image(self, result: Result) -> None:
         if self._is_ours():
@@ -183,26 +248,27 @@ class ResultLayers:
             self.layer = self._add_image(result.image)
         self.layer.metadata = {**self.layer.metadata, "knitworks": result.record}
 
-    def _finish_std(self, result: Result) -> None:
-        from napari.layers import Image
-
-        std = result.std
-        if self.source.rgb:  # one figure a pixel; alpha is not fitted
-            std = std[..., :3].mean(axis=-1)
+    def add_std(self, result: Result) -> None:
+        """Add the expected errors, hidden."""
+        std = one_a_pixel(result.std, self.source.rgb)
         highest = float(std.max(initial=0))
-        layer = Image(
-            std,
-            name=f"{self.source.name} (std)",
-            rgb=False,
-            colormap="magma",
-            contrast_limits=(0, highest or 1.0),
-            visible=False,
-            metadata={"knitworks": result.record},
-            **place_of(self.source),
-        )
-        self._add(layer, select=False)
+        self._add_hidden(std, "std", result, colormap="magma", contrast_limits=(0, highest or 1.0))
 
-    def _finish_synthesised(self, result: Result) -> None:
+    def add_residual(self, residual: np.ndarray, result: Result) -> None:
+        """Add what denoising took away, hidden: grey for nothing, 3 standard deviations either way.
+
+        Parameters
+        ----------
+        residual : ndarray of float32
+            As made by `one_a_pixel`.
+        result : Result
+        """
+        width = 3 * float(residual.std()) or 1.0
+        limits = (-width, width)
+        self._add_hidden(residual, "residual", result, colormap="gray", contrast_limits=limits)
+
+    def add_synthesised(self, result: Result) -> None:
+        """Add which pixels were invented as labels, hidden."""
         from napari.layers import Labels
 
         synthesised = result.synthesised.astype(np.uint8)
@@ -213,6 +279,66 @@ class ResultLayers:
             name=f"{self.source.name} (synthesised)",
             visible=False,
             metadata={"knitworks": result.record},
-            **place_of(self.source),
+            **self._place,
         )
         self._add(layer, select=False)
+
+    def add_kernel(self, result: Result, axes: tuple[int, ...]) -> None:
+        """Add the kernel over the image's centre, on the result's pixels; hidden.
+
+        Parameters
+        ----------
+        result : Result
+        axes : tuple of int
+            The layer's axes along which the kernel lies.
+        """
+        kernel, source = result.kernel, self.source
+        if kernel is None:
+            return
+        size, order = len(axes), list(axes)
+        matrix = (source.matrix[:-1, :-1] / np.asarray(self._factors))[np.ix_(order, order)]
+        middle = (np.asarray(source.shape) - 1) / 2
+        centre = (source.matrix @ [*middle, 1.0])[order]
+        affine = np.eye(size + 1)
+        affine[:size, :size] = matrix
+        affine[:size, size] = centre - matrix @ ((np.asarray(kernel.shape) - 1) / 2)
+        place = {"affine": affine, "units": [source.units[a] for a in order]}
+        place["axis_labels"] = [source.state["axis_labels"][a] for a in order]
+        self._add_hidden(kernel.astype(np.float32), "kernel", result, place, colormap="viridis")
+
+    def _add_hidden(
+        self,
+        data: np.ndarray,
+        what: str,
+        result: Result,
+        place: dict[str, Any] | None = None,
+        **look: Any,
+    ) -> None:
+        from napari.layers import Image
+
+        layer = Image(
+            data,
+            name=f"{self.source.name} ({what})",
+            rgb=False,
+            visible=False,
+            metadata={"knitworks": result.record},
+            **(self._place if place is None else place),
+            **look,
+        )
+        self._add(layer, select=False)
+
+
+def one_a_pixel(array: np.ndarray, rgb: bool) -> np.ndarray:
+    """The mean over the colours of an RGB image's figures; alpha is not fitted.
+
+    Parameters
+    ----------
+    array : ndarray
+    rgb : bool
+        Whether the last axis is R, G, B and perhaps A.
+
+    Returns
+    -------
+    ndarray
+    """
+    return array[..., :3].mean(axis=-1) if rgb else array

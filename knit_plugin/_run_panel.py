@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -19,7 +20,7 @@ from knitcore import Progress
 
 
 class RunPanel(QWidget):
-    """Buttons, progress bar, current losses, and a line for what came out."""
+    """Buttons, progress bar, current losses, and a line (and a small picture) for what came out."""
 
     run = Signal()
     cancel = Signal()
@@ -35,6 +36,9 @@ class RunPanel(QWidget):
         self.stage, self.losses = quiet_line(), quiet_line()
         self.summary = wrapped_label()
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.picture = QLabel()
+        self.picture.setContentsMargins(4, 0, 0, 0)  # as far in as the text
+        self.picture.hide()
 
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
@@ -42,7 +46,7 @@ class RunPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)
-        for widget in (self.bar, self.stage, self.losses, self.summary):
+        for widget in (self.bar, self.stage, self.losses, self.summary, self.picture):
             layout.addWidget(widget)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
@@ -60,8 +64,7 @@ class RunPanel(QWidget):
         """Buttons and bar as at the start of a run."""
         self.run_button.setEnabled(False)
         self.cancel_button.setEnabled(True)
-        self.summary.clear()
-        self.summary.hide()
+        self.show_summary("")
         for widget in (self.bar, self.stage, self.losses):
             widget.show()
         self.show_progress(Progress(0.0, "start"))
@@ -88,10 +91,13 @@ class RunPanel(QWidget):
                 line.setCursorPosition(0)
         self.setUpdatesEnabled(True)
 
-    def show_summary(self, text: str) -> None:
-        """What came out, or what went wrong; empty hides the line."""
+    def show_summary(self, text: str, picture: QPixmap | None = None, tip: str = "") -> None:
+        """What came out, or what went wrong; empty hides the line, and none the picture."""
         self.summary.setText(text)
         self.summary.setVisible(bool(text))
+        self.picture.setPixmap(picture or QPixmap())
+        self.picture.setVisible(picture is not None)
+        self.picture.setToolTip(tip)
 
 
 def wrapped_label() -> QLabel:

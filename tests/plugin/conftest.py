@@ -57,19 +57,45 @@ def hole() -> np.ndarray:
 
 
 @pytest.fixture
-def dock(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Callable[..., Any]:
-    """Dock the widget in a viewer, set to a fit of about a second."""
+def dock_task(make_napari_viewer: Callable[..., Any], qtbot: Any) -> Callable[..., Any]:
+    """Dock a task's widget in a viewer."""
+
+    def open_widget(kind: Any, viewer: Any = None, *, show: bool = False) -> tuple[Any, Any]:
+        viewer = viewer or make_napari_viewer(show=show)
+        widget = kind(viewer)
+        viewer.window.add_dock_widget(widget, name=f"{kind.verb} (Knitworks)", area="right")
+        return viewer, widget
+
+    return open_widget
+
+
+@pytest.fixture
+def dock(dock_task: Callable[..., Any]) -> Callable[..., Any]:
+    """Dock the inpainting widget in a viewer, set to a fit of about a second."""
 
     def open_widget(viewer: Any = None, *, steps: int = 30, show: bool = False) -> tuple[Any, Any]:
         from knit_plugin.inpaint_widget import InpaintWidget
 
-        viewer = viewer or make_napari_viewer(show=show)
-        widget = InpaintWidget(viewer)
-        viewer.window.add_dock_widget(widget, name="Inpaint (Knitworks)", area="right")
+        viewer, widget = dock_task(InpaintWidget, viewer, show=show)
         widget.form.inputs["steps"].value = steps
         widget.form.inputs["ensemble"].value = 1
         widget.form.inputs["knit_depth"].value = 0  # small holes get a fit, too
         return viewer, widget
+
+    return open_widget
+
+
+@pytest.fixture
+def open_from_menu(plugin: str) -> Callable[[Any, str], Any]:
+    """Open a widget by its line in the Plugins menu."""
+
+    def open_widget(viewer: Any, title: str) -> Any:
+        menu = viewer.window.plugins_menu
+        for text in ("Knitworks", title):
+            (action,) = [a for a in menu.actions() if a.text() == text]
+            menu = action.menu()
+        action.trigger()
+        return viewer.window.dock_widgets[title]
 
     return open_widget
 

@@ -621,15 +621,13 @@ def test_the_widget_is_narrow_and_tabs_from_top_to_bottom(
     assert heights == sorted(heights)
 
 
-def open_from_menu(viewer: Any) -> Any:
-    for action in viewer.window.plugins_menu.actions():
-        if action.text() == "Inpaint (Knitworks)":
-            action.trigger()
-    return viewer.window.dock_widgets["Inpaint (Knitworks)"]
-
-
 def test_a_run_on_the_sample_looks_like_this(
-    make_napari_viewer: Any, plugin: str, qtbot: Any, finish: Wait, tmp_path: Path
+    make_napari_viewer: Any,
+    plugin: str,
+    open_from_menu: Callable[[Any, str], Any],
+    qtbot: Any,
+    finish: Wait,
+    tmp_path: Path,
 ) -> None:
     """Also makes the picture in the docs, as docs/napari.md says."""
     update = os.environ.get("KNIT_UPDATE_SCREENSHOTS")
@@ -637,7 +635,7 @@ def test_a_run_on_the_sample_looks_like_this(
     viewer.window._qt_window.resize(1200, 760)
     viewer.open_sample(plugin, "damaged-micrograph")
     viewer.layers["Damage"].visible = False
-    widget = open_from_menu(viewer)
+    widget = open_from_menu(viewer, "Inpaint (Knitworks)")
     if not update:
         widget.form.inputs["steps"].value = 40
     qtbot.waitUntil(widget.isVisible)

@@ -39,19 +39,21 @@ def titles(menu: Any) -> dict[str, Any]:
     return {action.text().replace("&", ""): action for action in menu.actions()}
 
 
-def test_the_widget_stands_in_both_menus_and_opens_from_them(
+def test_the_widgets_stand_in_both_menus_and_open_from_them(
     make_napari_viewer: Callable[..., Any], plugin: str
 ) -> None:
+    from knit_plugin.denoise_widget import DenoiseWidget
     from knit_plugin.inpaint_widget import InpaintWidget
+    from knit_plugin.super_resolve_widget import SuperResolveWidget
 
     window = make_napari_viewer().window
-    plugins = titles(window.plugins_menu)
-    assert "Inpaint (Knitworks)" in plugins
+    plugins = titles(titles(window.plugins_menu)["Knitworks"].menu())
     knitworks = titles(titles(window.layers_menu)["Filter"].menu())["Knitworks"].menu()
-    assert "Inpaint (Knitworks)" in titles(knitworks)
-
-    titles(knitworks)["Inpaint (Knitworks)"].trigger()
-    assert isinstance(window.dock_widgets["Inpaint (Knitworks)"], InpaintWidget)
+    for kind in (InpaintWidget, DenoiseWidget, SuperResolveWidget):
+        title = f"{kind.verb} (Knitworks)"
+        assert title in plugins
+        titles(knitworks)[title].trigger()
+        assert isinstance(window.dock_widgets[title], kind)
 
 
 def test_the_sample_is_an_image_and_the_labels_of_its_damage(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from qtpy.QtWidgets import QWidget
 
-from knit_plugin._recipe_form import RecipeForm
+from knit_plugin._recipe_form import InputsArea, RecipeForm
 from knit_plugin.inpaint_widget import ADVANCED, BASIC, MASK_FIELDS
 from knitcore import Inpaint
 from knitcore.recipe import PRESETS, make_recipe
@@ -82,3 +83,13 @@ def test_a_field_without_an_input_is_an_error_of_ours(qtbot: Any) -> None:
 
     with pytest.raises(TypeError, match="no input for field 'numbers'"):
         RecipeForm(Odd, {}, ("numbers",))
+
+
+def test_an_area_that_is_destroyed_right_after_a_resize_is_left_alone(qtbot: Any) -> None:
+    window = QWidget()
+    area = InputsArea(QWidget())
+    area.setParent(window)
+    window.show()
+    area.resize(300, 200)
+    del window  # takes the area's own half in Qt with it
+    qtbot.wait(50)  # an exception in there fails the test
