@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, add_data_option, crop_round, data_folder, machine, say, table
+from common import RESULTS, add_data_option, crop_round, data_folder, machine, panel, say, table
 from PIL import Image as Picture
 from PIL import ImageDraw
 
@@ -144,15 +144,6 @@ def square_round(mask: np.ndarray) -> tuple[slice, ...]:
 
     y, x = max(corners, key=weight)
     return slice(y, y + side), slice(x, x + side)
-
-
-def panel(values: np.ndarray, low: float, high: float, gamma: float) -> Picture.Image:
-    """A square, contrast-stretched picture."""
-    values = np.clip((values.astype(float) - low) / max(high - low, 1e-9), 0, 1) ** gamma
-    picture = Picture.fromarray(np.uint8(255 * values + 0.5)).convert("RGB")
-    small = values.shape[0] < PANEL
-    how = Picture.Resampling.NEAREST if small else Picture.Resampling.LANCZOS
-    return picture.resize((PANEL, PANEL), how)
 
 
 def panels(

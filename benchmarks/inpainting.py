@@ -9,13 +9,9 @@ where it was. At the end the CSV is summed up as a Markdown table beside it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +20,15 @@ import numpy as np
 from common import (
     RESULTS,
     add_data_option,
-    append_row,
+    add_run_options,
+    code_key,
     crop_round,
     data_folder,
     machine,
-    read_rows,
-    say,
+    read_pixels,
+    run_cases,
     table,
-    write_rows,
 )
-from PIL import Image
 
 METHODS = ("fast", "harmonic", "biharmonic", "telea", "navier-stokes")
 NAMES = {
@@ -59,23 +54,6 @@ FIELDS = [
     "spearman",
     "median_ratio",
 ]
-
-
-def case_key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("image", "percent", "replicate", "method"))
-
-
-def recipe_key() -> str:
-    """Hash of the recipe and of the code that decides the numbers, so that no old rows are mixed in."""
-    import knitcore
-    from knitcore.recipe import make_recipe, recipe_fields
-
-    digest = hashlib.sha256(json.dumps(recipe_fields(make_recipe()), sort_keys=True).encode())
-    skip = {"__init__", "events", "errors", "files", "metrics", "result", "tasks", "recipe"}
-    for path in sorted(Path(knitcore.__file__).parent.glob("*.py")):
-        if path.stem not in skip:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def fill_fast(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -161,10 +139,10 @@ def warm_up(method: str) -> None:
     FILLS[method](image, mask)
 
 
-def measure(data: Path, case: dict[str, Any], hole: list[int]) -> dict[str, Any]:
+def measure(case: dict[str, Any], data: Path, holes: dict[str, Any]) -> dict[str, Any]:
     """Fill one hole by one method; a row of the CSV file."""
-    image = np.asarray(Image.open(data / case["image"]))
-    y, x, height, width = hole
+    image = read_pixels(data / case["image"])
+    y, x, height, width = holes[case["image"]]["holes"][case["percent"]][case["replicate"]]
     mask = np.zeros(image.shape[:2], bool)
     mask[y : y + height, x : x + width] = True
     damaged = image.copy()
@@ -172,12 +150,12 @@ def measure(data: Path, case: dict[str, Any], hole: list[int]) -> dict[str, Any]
     warm_up(case["method"])
     start = time.perf_counter()
     filled, std = FILLS[case["method"]](damaged, mask)
-    row = {**case, "pixels": int(mask.sum()), "seconds": time.perf_counter() - start}
+    row: dict[str, Any] = {"pixels": int(mask.sum()), "seconds": time.perf_counter() - start}
     truth = image / 255
     row |= scores(truth, filled, mask)
     if std is not None:
         row |= calibration((filled - truth)[mask], std[mask])
-    return {name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()}
+    return row
 
 
 def summary(rows: list[dict[str, str]], replicates: list[int], threads: str) -> str:
@@ -237,7 +215,7 @@ too small in the middle of the distribution).
 Rectangular holes of 1, 2 and 4 % of the area, replicate {", ".join(map(str, replicates))} ({counts}).
 8-bit images; mean over the images of each cell, the last column the mean over the cells. Made by
 `benchmarks/inpainting.py`; every case is in the CSV file beside this page. {threads}
-Machine: {machine()}
+Machine: {machine("opencv-python-headless")}
 
 ## PSNR inside the hole (dB, all channels, values clipped to the range)
 
@@ -255,11 +233,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
     parser.add_argument("--replicates", default="0", help="holes of each size: 0, 1 or 0,1")
-    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--quick", action="store_true", help="four small images, 2 %% holes")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, one torch thread each")
-    parser.add_argument("--out", type=Path, default=RESULTS / "inpainting.csv")
-    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    add_run_options(parser, METHODS, RESULTS / "inpainting.csv")
     options = parser.parse_args()
     data = data_folder(parser, options.data, "masks/holes.json")
     replicates = [int(r) for r in options.replicates.split(",")]
@@ -267,42 +242,24 @@ def main() -> None:
     if options.quick and out == RESULTS / "inpainting.csv":
         out = out.with_name("inpainting-quick.csv")
 
-    if options.jobs > 1:
-        # inherited by the workers; one fit alone may use every core
-        os.environ["OMP_NUM_THREADS"] = "1"
-    key = recipe_key()
-    rows = [] if options.fresh else read_rows(out)
-    rows = [r for r in rows if r["method"] != "fast" or r["recipe"] == key]
-    write_rows(out, rows, FIELDS)
-    done = {case_key(row) for row in rows}
-
-    tasks = []
     holes = json.loads((data / "masks" / "holes.json").read_text())["images"]
-    for image, entry in holes.items():
-        if options.quick and image not in QUICK:
-            continue
-        for percent in ("2",) if options.quick else PERCENTS:
-            for replicate in replicates:
-                hole = entry["holes"][percent][replicate]
-                for method in options.methods.split(","):
-                    case = {"image": image, "percent": percent, "replicate": replicate}
-                    case |= {"method": method, "recipe": key if method == "fast" else ""}
-                    if case_key(case) not in done:
-                        tasks.append((case, hole))
-    say(f"{len(done)} cases there, {len(tasks)} to measure")
-    # spawned, never forked: torch's threads do not survive a fork
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        waiting = [pool.submit(measure, data, case, hole) for case, hole in tasks]
-        for number, future in enumerate(as_completed(waiting), 1):
-            row = future.result()
-            append_row(out, row, FIELDS)
-            say(
-                f"{number}/{len(tasks)} {row['image']} {row['percent']} % {row['method']}: "
-                f"{row['psnr']} dB, {row['seconds']} s"
-            )
-    rows = [row for row in read_rows(out) if int(row["replicate"]) in replicates]
-    rows.sort(key=case_key)
+    cases = [
+        {"image": image, "percent": percent, "replicate": replicate, "method": method}
+        for image in (QUICK if options.quick else holes)
+        for percent in (("2",) if options.quick else PERCENTS)
+        for replicate in replicates
+        for method in options.methods.split(",")
+    ]
+    rows = run_cases(
+        partial(measure, data=data, holes=holes),
+        cases,
+        out,
+        FIELDS,
+        {"fast": code_key("inpaint")},
+        options.jobs,
+        options.fresh,
+    )
+    rows = [row for row in rows if int(row["replicate"]) in replicates]
     threads = f"{options.jobs} processes at a time, one thread each." if options.jobs > 1 else ""
     page = summary(rows, replicates, threads)
     out.with_suffix(".md").write_text(page)

@@ -1,0 +1,116 @@
+"""Seconds of `denoise` and `super_resolve` on one image, beside BM3D and the article's settings.
+
+    python benchmarks/speed_denoise_sr.py --data FOLDER [--threads 2]
+
+One 256x256 image (Set5 butterfly): sigma 20, and factor 2. `paper` is timed over a few steps and
+multiplied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, add_data_option, data_folder, machine, read_pixels, say, table
+from denoising import add_noise, denoise_bm3d
+
+IMAGE = "set5/butterfly.png"
+SIGMA = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_data_option(parser)
+    parser.add_argument("--threads", type=int, help="threads of torch and BM3D (default: theirs)")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--paper-steps", type=int, default=4, help="timed steps; 0: none")
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed_denoise_sr.md")
+    options = parser.parse_args()
+    data = data_folder(parser, options.data, IMAGE)
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+
+    import torch
+
+    import knitcore
+    from knitcore.recipe import make_recipe
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    clean = read_pixels(data / IMAGE)
+    noisy = add_noise(clean, SIGMA, 0)
+
+    def denoise(**fields: object) -> float:
+        return knitcore.denoise(noisy, axes="YXS", **fields).record["seconds"]["total"]
+
+    def given() -> float:
+        return denoise(sigma=float(SIGMA))
+
+    def enlarge(**fields: object) -> float:
+        return knitcore.super_resolve(clean, 2, axes="YXS", **fields).record["seconds"]["total"]
+
+    def bm3d() -> float:
+        start = time.perf_counter()
+        denoise_bm3d(noisy, SIGMA)
+        return time.perf_counter() - start
+
+    tasks: dict[str, Callable[[], float]] = {
+        "denoise, sigma not given": denoise,
+        "denoise, sigma given": given,
+        "super-resolve ×2, blind": enlarge,
+    }
+    if find_spec("bm3d"):
+        tasks["BM3D, sigma given"] = bm3d
+    measured: dict[str, list[float]] = {name: [] for name in tasks}
+    for task in tasks.values():
+        task()  # first use is slow
+    for _ in range(options.runs):  # side by side, so that all see the same load
+        for name, task in tasks.items():
+            measured[name].append(task())
+            say(f"{name}: {measured[name][-1]:.1f} s")
+    median = {name: float(np.median(each)) for name, each in measured.items()}
+    rows = []
+    for name, each in measured.items():
+        ratio = ""
+        if name.startswith("denoise") and "BM3D, sigma given" in median:
+            ratio = f"{median[name] / median['BM3D, sigma given']:.2f}"
+        rows.append([name, f"**{median[name]:.1f}**", f"{min(each):.1f}–{max(each):.1f}", ratio])
+    text = f"""# Seconds: denoising and super-resolution
+
+{IMAGE} ({clean.shape[0]}×{clean.shape[1]}, RGB), torch threads: {torch.get_num_threads()}; the tasks in
+turn, runs: {options.runs}. Noise of {SIGMA} grey levels; ×2 makes 512×512 pixels. Made by
+`benchmarks/speed_denoise_sr.py`. Machine: {machine("bm3d")}
+
+{table(["`fast`", "median", "range", "of BM3D"], rows)}"""
+    if options.paper_steps:
+        rows = []
+        for title, task, name, fast in (
+            ("denoise", denoise, "denoise", "denoise, sigma not given"),
+            ("super-resolve ×2", enlarge, "super-resolve", "super-resolve ×2, blind"),
+        ):
+            steps = make_recipe(name, preset="paper").steps
+            # the difference leaves out start and rendering
+            begin = task(preset="paper", steps=1)
+            step = (
+                task(preset="paper", steps=1 + options.paper_steps) - begin
+            ) / options.paper_steps
+            say(f"{title}, paper: {step:.2f} s a step")
+            whole = step * steps
+            ratio = f"**{whole / median[fast]:.0f}**"
+            rows.append([title, f"{step:.2f}", str(steps), f"{whole / 3600:.1f}", ratio])
+        text += f"""
+The article's settings on the same image, timed over a few steps ({options.paper_steps}) and multiplied:
+
+{table(["`paper`", "seconds a step", "steps", "hours", "times `fast`"], rows)}"""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
