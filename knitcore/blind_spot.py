@@ -84,6 +84,8 @@ class Surroundings:
     shape, padded : tuple of int
         (Z, Y, X) without and with the padding.
     pad : tuple of int
+    turn : Tensor, shape (C, C)
+        Rotation from the image's channels to those of the banks.
     """
 
     banks: tuple[torch.Tensor, ...]
@@ -93,6 +95,11 @@ class Surroundings:
     shape: tuple[int, ...]
     padded: tuple[int, ...]
     pad: tuple[int, ...]
+    turn: torch.Tensor
+
+    def noise_at(self, noise: Noise, mean: torch.Tensor) -> torch.Tensor:
+        """Noise variance of the banks' channels where they have these means; both (N, C)."""
+        return noise.variance((mean @ self.turn).T).T @ (self.turn**2).T
 
     def place(self, pixel: torch.Tensor) -> torch.Tensor:
         """Flat index in the banks of pixels given by their flat index in the image."""
@@ -115,6 +122,8 @@ class Surroundings:
 def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings:
     """Prepare an image for predictions that do not see the hidden pixels.
 
+    Its channels are decorrelated, so that each can be predicted by itself.
+
     Parameters
     ----------
     values : Tensor, shape (C, Z, Y, X)
@@ -130,7 +139,8 @@ def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings
     reach = max(NEAR, blind + 2)
     farther = max(0, blind - NEAR)
     pad = (int(Z > 1), *[RINGS[-1][1] + farther + RINGS[-1][0] // 2] * 2)
-    image = values
+    turn = decorrelation(values)
+    image = torch.einsum("kc,czyx->kzyx", turn, values) if len(values) > 1 else values
     for axis, (n, p) in enumerate(zip((Z, Y, X), pad, strict=True), 1):
         image = image.index_select(axis, mirrored(n, p).to(device))
     banks = [image, *(F.avg_pool2d(image, side, 1, side // 2) for side, _ in RINGS)]
@@ -153,6 +163,7 @@ def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings
         (Z, Y, X),
         padded,
         pad,
+        turn,
     )
 
 
@@ -165,7 +176,7 @@ def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -
     ----------
     around : Surroundings
     noise : Noise
-        In the units of the surroundings.
+        Of the image's channels.
     draw : torch.Generator
 
     Returns
@@ -181,7 +192,7 @@ def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -
     square = (features.T @ features).double()
     square.diagonal().add_(1e-9 * square.diagonal().mean().clamp_min(1e-30))
     weights = torch.linalg.solve(square, (features.T @ target).double()).float()
-    left = (target - features @ weights) ** 2 / noise.variance(mean.T).T
+    left = (target - features @ weights) ** 2 / around.noise_at(noise, mean)
     spare = max(0.05, 1 - features.shape[1] / len(features))
     return float(left.mean()) / spare
 
@@ -201,9 +212,8 @@ def decorrelation(values: torch.Tensor) -> torch.Tensor:
 
 
 def pilot_steps(
-    values: torch.Tensor,
+    around: Surroundings,
     noise: Noise,
-    hidden: set[tuple[int, int]],
     recipe: Denoise,
     key: str,
     check: bool,
@@ -212,12 +222,10 @@ def pilot_steps(
 
     Parameters
     ----------
-    values : Tensor, shape (C, Z, Y, X)
-        In units in which the noise of each channel is about 1.
+    around : Surroundings
+        Of an image in units in which the noise of each channel is about 1.
     noise : Noise
         In these units.
-    hidden : set of (int, int)
-        Offsets the prediction does not see.
     recipe : Denoise
     key : str
         With the seed it decides all random numbers.
@@ -236,15 +244,9 @@ def pilot_steps(
     noise : Noise
         As given or lowered.
     """
-    C, device = len(values), values.device
-    turn = decorrelation(values)
-    around = surround(torch.einsum("kc,czyx->kzyx", turn, values) if C > 1 else values, hidden)
+    C, device = len(around.turn), around.turn.device
     draw = random_source(recipe.seed, key, "blind spot")
-    total = math.prod(values.shape[1:])
-
-    def noise_at(mean: torch.Tensor) -> torch.Tensor:
-        """Noise variance (N, C) of the decorrelated channels, at their means."""
-        return noise.variance((mean @ turn).T).T @ (turn**2).T
+    total = math.prod(around.shape)
 
     sample = torch.randint(0, total, (CHUNK,), generator=draw).to(device)
     features, _, _ = around.look(sample)
@@ -265,7 +267,7 @@ def pilot_steps(
         for w, b in zip(weights[:-1], biases[:-1], strict=True):
             h = F.gelu(torch.addmm(b, h, w))
         out = torch.addmm(biases[-1], h, weights[-1])
-        s2 = noise_at(mean)
+        s2 = around.noise_at(noise, mean)
         return out[:, :C] * 2 * s2.sqrt(), s2 * (out[:, C:] - 2).clamp(-20, 20).exp(), s2
 
     optimiser = Adam(parameters)
@@ -307,8 +309,8 @@ def pilot_steps(
         features, mean, value = around.look(pixel)
         guess, doubt, s2 = predict(features, mean)
         post = mean + (s2 * guess + doubt * (value - mean)) / (s2 + doubt)
-        pilot[:, start : start + CHUNK] = (post @ turn).T
+        pilot[:, start : start + CHUNK] = (post @ around.turn).T
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
             yield 0.8 + 0.2 * start / total, float("nan")
-    return pilot.reshape(values.shape), noise
+    return pilot.reshape(C, *around.shape), noise

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from knitcore.blind_spot import hidden_pixels, pilot_steps, predicted_share, surround
+from knitcore.blind_spot import (
+    DIRECTIONS,
+    hidden_pixels,
+    pilot_steps,
+    predicted_share,
+    surround,
+)
 from knitcore.device import fit_threads
 from knitcore.events import Note, Stage
 from knitcore.fit import random_source
@@ -55,32 +61,36 @@ def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]
     count : int
         Pixels far outside the noise of neighbours that agree with each other.
     """
-    out, count, band = values.clone(), 0, 256
-    Y = values.shape[2]
-    flat = values.reshape(len(values), -1)
-    flat = flat[:, :: max(1, flat.shape[1] // 100_000)].sort(1).values
-    tail = flat.shape[1] // 1000
-    # what stands out less than the image's own range may be a structure one pixel wide
-    least = (flat[:, -1 - tail] - flat[:, tail])[:, None, None] / 2
-    for z in range(values.shape[1]):
-        for start in range(0, Y, band):
-            stop = min(Y, start + band)
-            low, high = max(0, start - 1), min(Y, stop + 1)
-            plane = values[:, None, z, low:high]
-            around = F.unfold(F.pad(plane, (1, 1, 1, 1), mode="replicate"), 3)
-            around = around.view(len(values), 9, high - low, -1)[:, :, start - low :][
-                :, :, : stop - start
+    out, count = values, 0
+    Y, X = values.shape[2:]
+    for c, channel in enumerate(values):
+        ends = channel.reshape(-1)[:: max(1, channel.numel() // 100_000)].sort().values
+        tail = len(ends) // 1000
+        # what stands out less than the image's own range may be a structure one pixel wide
+        least = float(ends[-1 - tail] - ends[tail]) / 2
+        for z, plane in enumerate(channel):
+            padded = F.pad(plane[None, None], (1, 1, 1, 1), mode="replicate")
+            off = F.avg_pool2d(padded, 3, 1)[0, 0].sub_(plane).abs_()
+            at = (off > least / 2).nonzero()
+            if not len(at):
+                continue
+            around = [
+                plane[(at[:, 0] + y).clamp(0, Y - 1), (at[:, 1] + x).clamp(0, X - 1)]
+                for y, x in DIRECTIONS
             ]
-            near = around[:, [0, 1, 2, 3, 5, 6, 7, 8]].sort(1).values
-            middle = (near[:, 3] + near[:, 4]) / 2
-            off = (around[:, 4] - middle).abs()
+            near, here = torch.stack(around).sort(0).values, plane[at[:, 0], at[:, 1]]
+            middle = (near[3] + near[4]) / 2
             # the second largest and smallest: another defect may be beside
-            span = near[:, 6] - near[:, 1]
-            here = values[:, z, start:stop]
-            deviation = noise.variance(torch.maximum(middle, here)).sqrt()
-            lone = (off > LONE * deviation) & (off > 3 * span) & (off > least)
-            out[:, z, start:stop] = torch.where(lone, middle, here)
-            count += int(lone.sum())
+            span = near[6] - near[1]
+            level = torch.maximum(middle, here)
+            far = (here - middle).abs()
+            lone = far > LONE * noise.of([c]).variance(level[None])[0].sqrt()
+            lone &= (far > 3 * span) & (far > least)
+            if lone.any():
+                out = out.clone() if out is values else out
+                at = at[lone]
+                out[c, z, at[:, 0], at[:, 1]] = middle[lone]
+                count += len(at)
     return out, count
 
 
@@ -120,7 +130,7 @@ def denoise_steps_on_canvas(
     torch.set_num_threads(fit_threads())
     try:
         if joint or len(values) == 1:
-            return (yield from _canvas_steps(values, recipe, device, key))
+            return (yield from _distinct_steps(values, recipe, device, key))
         parts = []
         for c in range(len(values)):
             steps = _canvas_steps(values[c : c + 1], recipe, device, f"{key} channel {c}")
@@ -134,6 +144,30 @@ def denoise_steps_on_canvas(
         return _joined(parts)
     finally:
         torch.set_num_threads(before)
+
+
+def _distinct_steps(
+    values: np.ndarray, recipe: Denoise, device: torch.device, key: str
+) -> Generator[Stage, None, Denoised]:
+    """Grey pictures stored as colours: equal channels have equal noise, and count as one."""
+    same = [
+        next(k for k in range(c + 1) if np.array_equal(values[k], values[c]))
+        for c in range(len(values))
+    ]
+    first = sorted(set(same))
+    if len(first) == len(values):
+        return (yield from _canvas_steps(values, recipe, device, key))
+    back = [first.index(k) for k in same]
+    steps = _canvas_steps(values[first], recipe, device, key)
+    while True:
+        try:
+            stage = next(steps)
+        except StopIteration as end:
+            done: Denoised = end.value
+            break
+        yield stage if stage.values is None else replace(stage, values=stage.values[back])
+    clean, std = done.clean[back], done.std[back]
+    return replace(done, clean=clean, std=std, noise=done.noise.of(back))
 
 
 def _joined(parts: list[Denoised]) -> Denoised:
@@ -205,27 +239,30 @@ def _canvas_steps(
     noisy = [c for c in range(C) if noise.kind != "none" and noise.floor[c] > 0]
     if not noisy:
         return _unchanged(values, noise, quantum, notes)
-    clean, std = np.array(values, np.float32), np.full(values.shape, quantum / 12**0.5, np.float32)
-    work = raw[noisy]
+    work = raw if len(noisy) == C else raw[noisy]
     steps = _noisy_steps(work, noise.of(noisy), given, quantum, recipe, key)
-    result = None
-    while result is None:
+
+    def whole(part: np.ndarray, rest: np.ndarray | float) -> np.ndarray:
+        """All channels: those worked on, and the rest."""
+        if len(noisy) == C:
+            return part.reshape(values.shape)
+        full = np.array(np.broadcast_to(rest, values.shape), np.float32)
+        full[noisy] = part.reshape(len(noisy), *spatial)
+        return full
+
+    while True:
         try:
             stage = next(steps)
         except StopIteration as end:
-            result = end.value
+            done: Denoised = end.value
             break
         if stage.values is not None:
-            shown = clean.copy()
-            shown[noisy] = stage.values.reshape(len(noisy), *spatial)
-            stage = replace(stage, values=shown)
+            stage = replace(stage, values=whole(stage.values, values))
         yield stage
-    if result.noise.kind == "none":
-        return _unchanged(values, result.noise, quantum, notes + result.notes)
-    clean[noisy] = result.clean.reshape(len(noisy), *spatial)
-    std[noisy] = result.std.reshape(len(noisy), *spatial)
-    full = noise.put(noisy, result.noise)
-    return Denoised(clean, std, full, result.blind_spot, notes + result.notes)
+    if done.noise.kind == "none":
+        return _unchanged(values, done.noise, quantum, notes + done.notes)
+    clean, std = whole(done.clean, values), whole(done.std, quantum / math.sqrt(12))
+    return Denoised(clean, std, noise.put(noisy, done.noise), done.blind_spot, notes + done.notes)
 
 
 def _noisy_steps(
@@ -235,39 +272,48 @@ def _noisy_steps(
     C = len(raw)
     notes: list[Note] = []
     draw = random_source(recipe.seed, key, "check")
-    whole, count = replace_lone(raw, noise)
+    sound, count = replace_lone(raw, noise)
+    yield Stage(0.015, "look for noise")
     if count:
         text = (
             f"{count} pixels far outside the noise of their neighbours (hot or dead) were replaced"
         )
         notes.append(Note(text))
-    flat = whole.reshape(C, -1)
+    flat = sound.reshape(C, -1)
     flat = flat[:, :: max(1, flat.shape[1] // 100_000)]
     centre = flat.median(1).values
     scale = noise.variance(flat).mean(1).sqrt()
     view = (-1, 1, 1, 1)
-    y = (whole - centre.view(view)) / scale.view(view)
-    del whole
+    y = (sound - centre.view(view)).div_(scale.view(view))
+    del sound
     mine = noise.scaled(centre, scale)
 
     def grey(z: torch.Tensor) -> np.ndarray:
-        return (z * scale.view(view) + centre.view(view)).cpu().numpy()
+        return (z * scale.view(view)).add_(centre.view(view)).cpu().numpy()
 
     def units(noise: Noise) -> Noise:
         return noise.scaled(-centre / scale, 1 / scale)
 
     hidden, name = hidden_pixels(recipe.blind_spot, mine)
+    yield Stage(0.02, "look around")
+    around = surround(y, hidden)
+    yield Stage(0.02, "look around")
     if not given:
-        share = predicted_share(surround(y, hidden), mine, draw)
+        share = predicted_share(around, mine, draw)
         if share < 0.5:
             mine = mine.times(share)
             if not is_noise(units(mine), flat, quantum):
                 none = replace(units(mine), kind="none")
                 return Denoised(grey(y), grey(y), none, "none", notes)
-    fit = pilot_steps(y, mine, hidden, recipe, key, check=not given)
+    fit = pilot_steps(around, mine, recipe, key, check=not given)
     clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
+    del fit, around
+    if not given and not is_noise(units(mine), flat, quantum):
+        none = replace(units(mine), kind="none")
+        return Denoised(grey(y), grey(y), none, "none", notes)
     yield Stage(0.3, "predict", values=grey(clean))
-    variance, done, passes = mine.variance(clean), 0.3, recipe.passes
+    done, passes = 0.3, recipe.passes
+    variance = clean if passes else mine.variance(clean)  # until a pass tells it
     for k in range(passes):
         group, text = (
             recipe.group or (64 if C == 1 else 48),
@@ -284,15 +330,17 @@ def _noisy_steps(
             if found != mine:
                 # slight correlation shows only now: the prediction was drawn to the noise
                 mine, (hidden, name) = found, hidden_pixels("auto", found)
-                fit = pilot_steps(y, mine, hidden, recipe, key, check=False)
+                fit = pilot_steps(surround(y, hidden), mine, recipe, key, check=False)
                 clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
+                del fit
                 group = recipe.group or (64 if C == 1 else 48)
                 steps = posterior_steps(y, clean, mine, recipe, group)
                 clean, variance = yield from _staged(steps, done, done, text)
         if k + 1 < passes:
             yield Stage(done, text, values=grey(clean))
-    excess = (y - clean).square_().div_(mine.variance(clean)).clamp_max_(25)
-    taken = float(excess.mean())
+    some = slice(None, None, max(1, y[0].numel() // 1_000_000))
+    left, level = (v.reshape(C, -1)[:, some] for v in (y, clean))
+    taken = float(((left - level) ** 2 / mine.variance(level)).clamp_max(25).mean())
     if taken > TAKEN:
         clean += (1 - taken**-0.5) * (y - clean)
         text = "more was taken away than noise explains: mixed with the input"
@@ -303,7 +351,8 @@ def _noisy_steps(
             f"the noise is correlated along {axis} ({lags[1]:.2f} between neighbours); blind spot "
         )
         notes.append(Note(text + f"{name}"))
-    std = variance.sqrt() * scale.view(view)
+    del y
+    std = variance.sqrt_().mul_(scale.view(view))
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
 
 
@@ -311,9 +360,14 @@ def _left_line(
     noisy: torch.Tensor, clean: torch.Tensor, noise: Noise, draw: torch.Generator
 ) -> Noise:
     """The noise with its correlation along a line in what a first result has left over."""
-    left = (noisy - clean) / noise.variance(clean).sqrt()
-    count = 8000 // len(left) + 1
-    blocks = torch.cat([draw_blocks(channel, draw, count) for channel in left])
+    count, parts = 8000 // len(noisy) + 1, []
+    for c in range(len(noisy)):
+        seed = int(torch.randint(0, 2**31, (1,), generator=draw))
+        pairs = [
+            draw_blocks(v[c], torch.Generator().manual_seed(seed), count) for v in (noisy, clean)
+        ]
+        parts.append((pairs[0] - pairs[1]) / noise.of([c]).variance(pairs[1][None])[0].sqrt())
+    blocks = torch.cat(parts)
     along = autocorrelation(blocks, torch.ones(len(blocks), dtype=blocks.dtype))
     along_y, along_x = line_of(along[0], along[1], SLIGHT)
     return replace(noise, along_y=along_y, along_x=along_x)

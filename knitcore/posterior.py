@@ -91,16 +91,18 @@ def group_posterior(
     x, n = (pilot - mean) / scale, (noisy - mean) / scale
     if whiten is not None:
         x, n = x @ whiten[0].T, n @ whiten[0].T
-    # gain = P / (P + 1) for P = x'x / (K - 1): the smaller of the two forms of the inverse
+    # gain = P / (P + 1) for P = x'x / (K - 1): the smaller of the two forms of the inverse. Single
+    # precision bears no noise below a thousandth of the structure
+    lift = 1 + 1e-6 * (x * x).sum((1, 2))[:, None, None] / (K - 1)
     if D <= K:
         eye = torch.eye(D, device=x.device)
-        factor = torch.linalg.cholesky_ex(x.transpose(1, 2) @ x / (K - 1) + eye)[0]
+        factor = torch.linalg.cholesky_ex(x.transpose(1, 2) @ x / (K - 1) + lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-        estimate = n - (n @ root.transpose(1, 2)) @ root
+        estimate = n - (n @ root.transpose(1, 2)) @ root * lift
         variance = 1 - (root * root).sum(1)
     else:
         eye = torch.eye(K, device=x.device)
-        factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + (K - 1) * eye)[0]
+        factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + (K - 1) * lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, x, upper=False)
         estimate = (n @ root.transpose(1, 2)) @ root
         variance = (root * root).sum(1)

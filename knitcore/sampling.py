@@ -212,3 +212,21 @@ def back_project(
         power, old = dot(residual, z), power
         direction = z + power / old.clamp_min(1e-30) * direction
     return image + degrade.transpose(weight)
+
+
+def enlarge(
+    values: torch.Tensor, fine: Sequence[int], scale: Sequence[float], origin: Sequence[float]
+) -> torch.Tensor:
+    """Keys' cubic interpolation at the right places; (C, *coarse) to (C, *fine)."""
+    for axis, (n, m, s, o) in enumerate(
+        zip(values.shape[1:], fine, scale, origin, strict=True), start=1
+    ):
+        place = (np.arange(m) - o) / s
+        below = np.floor(place + 1e-9).astype(int)
+        table = np.zeros((m, n), np.float32)
+        for row in range(m):
+            for step, weight in enumerate(cubic_weights(float(place[row] - below[row]))):
+                table[row, min(max(below[row] - 1 + step, 0), n - 1)] += weight
+        weights = torch.as_tensor(table, device=values.device)
+        values = (values.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return values.contiguous()

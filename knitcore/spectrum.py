@@ -49,7 +49,7 @@ LEAST_SIDE = 24  # coarse pixels: below, a spectrum tells nothing
 LEAST_BLOCKS = 36  # below, a flat one that is by chance is not told from noise
 MARGIN_BLUR, MARGIN_OBLONG = 40.0, 30.0  # gains of the fit; see the head of this file
 WIDEST = 1.4  # sigma in coarse pixels; what is smoother was oversampled, or out of focus
-OWN_BLUR = 0.5  # sigma of what blurs the fine image itself, fine pixels
+OWN_BLUR = 0.2  # sigma in coarse pixels by which pictures fall short of a power law (Set5, Set14)
 
 
 def fit_blur(
@@ -255,7 +255,9 @@ def _fit(
                 folds.append((np.where(held, places, 1.0), held))
     y, x = (np.stack([places[axis] for places, _ in folds]) for axis in (0, 1))
     radius, angle = np.hypot(y, x), np.arctan2(y, x)
-    base = np.where(np.stack([h for _, h in folds]), -np.square(OWN_BLUR * radius), -100.0)
+    base = np.where(
+        np.stack([h for _, h in folds]), -np.square(OWN_BLUR * max(scale) * radius), -100.0
+    )
     distance = np.log(radius * max(scale))
     harmonics = np.stack([f(n * angle) for n in (2, 4) for f in (np.cos, np.sin)])
     grown = np.array(scale) > 1

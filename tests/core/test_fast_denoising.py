@@ -91,6 +91,15 @@ def test_a_channel_without_noise_stays_and_the_others_gain():
     assert done.noise.offset[1] == 0
 
 
+def test_a_grey_picture_stored_as_colours_is_grey():
+    clean = picture(1, 64, 64)
+    grey = clean + noise(clean.shape)
+    done, _ = canvas(np.repeat(grey, 3, 0))
+    alone, _ = canvas(grey)
+    np.testing.assert_array_equal(done.clean, np.repeat(alone.clean, 3, 0))
+    assert len(done.noise.offset) == 3
+
+
 def test_channels_one_by_one():
     clean = picture(2, 64, 64)
     both = clean + noise(clean.shape)

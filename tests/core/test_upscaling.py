@@ -14,8 +14,8 @@ from knitcore.degradation import (
 )
 from knitcore.events import Stage
 from knitcore.recipe import make_recipe
-from knitcore.sampling import Degradation
-from knitcore.upscaling import consistency, enlarge, least_variation, upscale_steps
+from knitcore.sampling import Degradation, enlarge
+from knitcore.upscaling import consistency, least_variation, upscale_steps
 
 CPU = torch.device("cpu")
 
