@@ -16,7 +16,6 @@ from knitcore.result import Result
 from knitcore.running import Canvas, Run, work_through
 
 if TYPE_CHECKING:
-
     from knitcore.noise import Denoised
 
 LEAST_SIDE = 4  # pixels: below, there is no neighbourhood to go by
@@ -163,6 +162,9 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
             run.note(f"{canvas.label}: {note.text}" if canvas.label else note.text, note.level)
         found.append({**({"where": canvas.label} if canvas.label else {}), **done.noise.facts()})
         found[-1]["blind_spot"] = done.blind_spot
+        if done.noise.kind == "none" and canvas.filled is None:
+            # as it came, to the last bit, which single precision may not hold
+            return canvas.raw.astype(run.out.dtype), done.std
         return done.clean, done.std
 
     clock, told = time.monotonic(), 0
@@ -172,6 +174,10 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         yield from run.notes[told:]
         told = len(run.notes)
         yield event
+    still = sum(one["kind"] == "none" for one in found)
+    if still:
+        where = f" in {still} of {len(found)} planes or channels" if len(found) > 1 else ""
+        run.note(f"no noise was found{where}: returned as it was")
     yield from run.notes[told:]
     run.seconds["fit"] = time.monotonic() - clock
     record = run.record(device, noise=found, filled=int(np.count_nonzero(synthesised)))

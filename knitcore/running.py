@@ -90,6 +90,8 @@ class Canvas:
 
     Attributes
     ----------
+    raw : ndarray, shape (C, *spatial)
+        In the image's dtype.
     values : ndarray of float32, shape (C, *spatial)
         Grey levels; finite.
     filled : ndarray of bool, shape (C, *spatial), or None
@@ -103,6 +105,7 @@ class Canvas:
         Seeds its random numbers.
     """
 
+    raw: np.ndarray
     values: np.ndarray
     filled: np.ndarray | None
     plane: tuple[int, ...]
@@ -139,6 +142,7 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
         groups = [slice(0, len(raw))] if joint else [slice(c, c + 1) for c in range(len(raw))]
         named = [f"{image.axes[a]} {i}" for a, i in zip(layout.planes, plane, strict=True)]
         for channels in groups:
+            _check_magnitude(image, raw[channels])
             values = raw[channels].astype(np.float32)
             lost = ~np.isfinite(values) if image.dtype.kind == "f" else None
             if lost is not None and lost.any():
@@ -147,8 +151,45 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
                 lost = None
             words = named + ([f"channel {channels.start}"] if len(groups) > 1 else [])
             key = f"{plane}{channels.start}"
-            canvas = Canvas(values, lost, plane, channels, ", ".join(words), key)
+            canvas = Canvas(raw[channels], values, lost, plane, channels, ", ".join(words), key)
             yield canvas, len(planes) * len(groups)
+
+
+def _check_magnitude(image: Image, raw: np.ndarray) -> None:
+    """Refuse numbers whose squares single precision cannot hold."""
+    if image.dtype.kind == "f" and image.dtype.itemsize > 2:
+        finite = np.abs(raw[np.isfinite(raw)])
+        top = float(finite.max(initial=0))
+        if top > 1e15 or 0 < top < 1e-15:
+            raise InputError(
+                f"{image.name}: values of a size of {top:.1g}; rescale the image first"
+            )
+
+
+def coarse_numbers(image: Image, raw: np.ndarray) -> str:
+    """A warning if single precision, in which all is computed, has not enough digits for an image.
+
+    Parameters
+    ----------
+    image : Image
+    raw : ndarray
+        A plane of it.
+
+    Returns
+    -------
+    str
+        Empty if there is nothing to say.
+    """
+    if image.dtype.itemsize < 4 or image.dtype == np.float32:
+        return ""
+    finite = raw[np.isfinite(raw)].astype(np.float64)
+    top = float(np.abs(finite).max(initial=0))
+    if top * 2.0**-24 <= (0.5 if image.dtype.kind in "iu" else 0.01 * float(finite.std())):
+        return ""
+    return (
+        f"values up to {top:.3g} are computed with 24 bits, in steps of {top * 2.0**-23:.2g}: "
+        "subtract a constant first if that is too coarse"
+    )
 
 
 def _without_holes(image: Image, values: np.ndarray, lost: np.ndarray, fill: bool) -> np.ndarray:
@@ -179,7 +220,8 @@ def work_through(
     work : callable
         Canvas -> generator of stages that returns an outcome.
     paste : callable
-        Canvas, outcome -> values and their expected errors, (C, *output spatial), in grey levels.
+        Canvas, outcome -> values and their expected errors, (C, *output spatial), in grey levels;
+        values of the image's dtype are taken as they are.
     joint, fill : bool
         As for `canvases`.
     previews : bool
@@ -213,6 +255,8 @@ def _work_through(
     place = tuple(slice(0, run.out.shape[a]) for a in layout.spatial)
     for canvas, count in canvases(run.image, layout, joint, fill):
         run.total = count
+        if warning := coarse_numbers(run.image, canvas.raw):
+            yield run.note(warning, "warning")
         index = box_index(run.image, layout, canvas.plane, place)
         shape = run.out[index].shape
 
@@ -240,7 +284,7 @@ def _work_through(
             values, errors = paste(canvas, end.value)
         finally:
             stages.close()
-        put(run.out, to_dtype(values, run.out.dtype))
+        put(run.out, values if values.dtype == run.out.dtype else to_dtype(values, run.out.dtype))
         put(run.std, errors)
         run.done += 1
         if previews:

@@ -134,7 +134,7 @@ def test_what_is_taken_out_of_noise_looks_like_noise(tissue):
     """No structure in the residual: neighbours do not agree, and its size is that of the noise."""
     result = knit.denoise(noisy(tissue, 20), 20.0)
     taken = result.residual[..., 1]
-    assert taken.std() == pytest.approx(20, rel=0.15)
+    assert taken.std() == pytest.approx(20, rel=0.2)
     assert abs(np.corrcoef(taken[:, 1:].ravel(), taken[:, :-1].ravel())[0, 1]) < 0.15
 
 
@@ -162,6 +162,7 @@ def test_a_constant_image_comes_back(value):
     result = knit.denoise(image)
     np.testing.assert_array_equal(result.image, image)
     assert result.record["noise"][0]["kind"] == "none"
+    assert "no noise was found" in str(result.record["notes"])
 
 
 def drawings():
@@ -245,6 +246,18 @@ def test_nan_is_refused_or_filled(neuron):
     assert np.isfinite(result.image).all()
     assert result.synthesised.sum() == 5
     assert np.isfinite(result.residual).all()
+
+
+def test_a_noise_free_image_of_many_bits_comes_back_bit_for_bit():
+    image = (np.arange(64 * 64).reshape(64, 64) // 256 * 1001 + 3_000_000_001).astype(np.uint32)
+    result = knit.denoise(image)
+    np.testing.assert_array_equal(result.image, image)
+    assert "24 bits" in str(result.record["notes"])
+
+
+def test_numbers_whose_squares_cannot_be_held_are_refused():
+    with pytest.raises(knit.InputError, match="rescale"):
+        knit.denoise(np.random.default_rng(0).normal(1e30, 1e29, (40, 40)))
 
 
 @pytest.mark.parametrize(
