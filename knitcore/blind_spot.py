@@ -25,10 +25,8 @@ EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
-ROUNDS = (
-    15  # how often a pixel is learnt from at most: more often, and its noise is learnt by heart
-)
-FRESH = 8  # up to which the fit's own errors tell what a prediction can do
+ROUNDS = 7  # a pixel is learnt from so often at most: more, and its noise is learnt by heart
+FRESH = 5  # up to which the fit's own errors tell what a prediction can do
 DECAY = 1e-2  # decoupled weight decay
 LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
 DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]

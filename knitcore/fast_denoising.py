@@ -43,6 +43,7 @@ T = TypeVar("T")
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
+STRONG = 4.0  # below this ratio of the picture's variance to the noise's, a third pass gains
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
 
@@ -313,6 +314,8 @@ def _noisy_steps(
         return Denoised(grey(y), grey(y), none, "none", notes)
     yield Stage(0.3, "predict", values=grey(clean))
     done, passes = 0.3, recipe.passes
+    if passes is None:
+        passes = 2 if float(clean[..., ::2, ::2].var()) > STRONG else 3
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
     for k in range(passes):
         group, text = (

@@ -333,6 +333,7 @@ class Denoise(Recipe):
     )
 
     # what is fitted
+    steps: int = Field(300, ge=1, le=1_000_000, description="Optimiser steps of the fit.")
     method: Literal["blind-spot", "knitwork"] = Field(
         "blind-spot",
         description="A blind-spot network with patch posteriors, or the article's knitwork.",
@@ -362,8 +363,12 @@ class Denoise(Recipe):
     stride: int = Field(
         3, ge=1, le=8, description="Step between the patches a group is looked for."
     )
-    passes: int = Field(
-        2, ge=0, le=8, description="How often the posterior is repeated on its own result."
+    passes: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="Patch posteriors, each on the result of the one before (default: 2, or 3 where "
+        "the noise is nearly as strong as the picture).",
     )
     block: int = Field(
         256,
@@ -438,7 +443,7 @@ class SuperResolve(Recipe):
     stride: int = Field(
         4, ge=1, le=8, description="Step between the patches a group is looked for."
     )
-    passes: int = Field(6, ge=0, le=32, description="Rounds of data step and patch posterior.")
+    passes: int = Field(8, ge=0, le=32, description="Rounds of data step and patch posterior.")
     block: int = Field(
         256,
         ge=32,
