@@ -6,8 +6,8 @@ a Gaussian blur falls as the exponential of its square, and without blur the fre
 those that the coarse grid can hold are folded back. So the power law (its exponent and its strength
 in each direction free), times a Gaussian (none, round or oblong), folded, plus white noise, is fitted
 to the logarithm of the spectrum. A wider family is taken only where it fits better by a margin
-that no image without such a blur reached (Set5 and Set14, factors 2 and 4: a gain of at most 24
-without blur, at least 155 with one; at most 13 for an oblong one where it was round, at least 102
+that no image without such a blur reached (Set5 and Set14, factors 2 and 4: a gain of at most 31
+without blur, at least 171 with one; at most 14 for an oblong one where it was round, at least 101
 where it was oblong). In doubt there is no blur: a blur that was not there costs more than one overlooked.
 """
 
@@ -160,7 +160,7 @@ def noise_floor(values: np.ndarray) -> float:
     """
     if min(values.shape[-2:]) < LEAST_SIDE:
         return flat_noise(values)[1]
-    return math.sqrt(float(np.quantile(read_spectrum(np.asarray(values, np.float64)).power, 0.05)))
+    return math.sqrt(float(np.quantile(read_spectrum(np.asarray(values, np.float64)).power, 0.02)))
 
 
 def read_spectrum(values: np.ndarray, plane: tuple[int, int] = (-2, -1)) -> Spectrum:

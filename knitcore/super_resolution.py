@@ -164,7 +164,7 @@ def _super_resolve(
     )
     yield run.progress("load torch")
     from knitcore.device import choose_device
-    from knitcore.upscaling import upscale_steps
+    from knitcore.upscaling import kernel_notes, upscale_steps
 
     device = choose_device(recipe.device)
     joint = recipe.channels == "joint"
@@ -174,8 +174,9 @@ def _super_resolve(
 
     facts: dict[str, Any] = {}
     if values is None and recipe.kernel == "estimate" and recipe.method == "posterior":
-        yield run.progress("estimate the kernel")
-        values, facts = _best_estimate(run, factors, joint)
+        values, facts = yield from _best_estimate(run, factors, joint)
+        for note in kernel_notes(facts):
+            run.note(note.text, note.level)
 
     def work(canvas: Canvas) -> Generator[Stage, None, Upscaled]:
         # one instrument, one kernel: what the first plane learned holds for the others
@@ -280,12 +281,13 @@ def enlargement(image: Image, factors: tuple[float, ...]) -> tuple[Layout, tuple
 
 def _best_estimate(
     run: Run[SuperResolve], factors: tuple[float, ...], joint: bool
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> Generator[Event, None, tuple[np.ndarray, dict[str, Any]]]:
     """The kernel as the plane with the most contrast tells it."""
     from knitcore.degradation import estimate_kernel
 
     best, most = None, -1.0
     for canvas, count in canvases(run.image, run.layout, joint, run.recipe.nan_as_hole):
+        yield run.progress("estimate the kernel")
         contrast = float(canvas.values.std()) if count > 1 else 0.0
         if contrast > most:
             best, most = canvas.values, contrast

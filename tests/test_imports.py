@@ -49,6 +49,7 @@ ORDER = (
     "posterior",
     "blind_spot",
     "fast_denoising",
+    "cross_scale",
     "upscaling",
     "knitting",
     "tiff",
