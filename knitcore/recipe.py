@@ -422,6 +422,13 @@ class SuperResolve(Recipe):
         "images cover the same place, or on the first of them, for an image that is every n-th pixel "
         "of a finer one.",
     )
+    sigma: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="Standard deviation of the input's noise in grey levels (default: estimated); more "
+        "makes a smoother result.",
+    )
     nan_as_hole: bool = Field(
         False, description="Fill NaN and infinite pixels instead of refusing them."
     )

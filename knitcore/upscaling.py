@@ -33,7 +33,8 @@ from knitcore.degradation import (
     starting_kernel,
 )
 from knitcore.events import Note, Stage
-from knitcore.noise import grey_step
+from knitcore.fit import random_source
+from knitcore.noise import estimate_noise, grey_step
 from knitcore.recipe import SuperResolve
 from knitcore.sampling import Degradation, back_project, enlarge
 from knitcore.spectrum import WIDEST, flat_noise, noise_floor
@@ -46,6 +47,7 @@ OPPONENT = (
 # of a range of 255: below, an inversion believes in its kernel too much
 LEAST_NOISE = {"sharp": 0.02, "blurred": 0.25}
 EDGE = 18.0  # gradient at which total variation expects an edge; of 9, 18 and 22 on three of Set5
+WIDE = 0.6  # sigma in coarse pixels from which next to no structure is left at the finest detail
 SHARP = 0.2  # a kernel with a sigma below this, in coarse pixels, is taken for none
 
 
@@ -99,7 +101,7 @@ def upscale_steps(
         of the array over an input pixel; of even size where that is between two output pixels, or
         else it is interpolated.
     recipe : SuperResolve
-        Its fields patch, window, group, stride, passes and block are used.
+        Its fields sigma, anchor, patch, window, group, stride, passes and block are used.
     device : torch.device
     key : str
         Not needed: nothing here is drawn at random.
@@ -130,12 +132,19 @@ def upscale_steps(
         kernel, facts, _ = estimate_kernel(scaled, scale, anchor)
     else:
         kernel, facts = starting_kernel(scaled, scale, scale, kernel, anchor)
-    sharp = bool((np.diag(kernel_widths(kernel)) <= np.square(SHARP * np.array(scale))).all())
+    spread = kernel_widths(kernel) / np.outer(scale, scale)
+    sharp = bool((np.diag(spread) <= SHARP**2).all())
     noise = []
     for channels, (_, unit) in zip(groups, units, strict=True):
         yield Stage(0.01, "estimate the noise")
-        level = flat_noise(scaled[channels])[1] if sharp else noise_floor(scaled[channels])
-        noise.append(max(level, grey_step(values[channels]) / unit / 12**0.5))
+        step = grey_step(values[channels]) / unit
+        if recipe.sigma is not None:
+            level = recipe.sigma / unit
+        elif sharp:
+            level = flat_noise(scaled[channels])[1]
+        else:
+            level = _noise_of_blurred(scaled[channels], spread, scale, step, recipe.seed)
+        noise.append(max(level, step / 12**0.5))
     least = LEAST_NOISE["sharp" if sharp else "blurred"]
     fine = output_shape(values.shape[1:], scale)
     image = np.empty((len(values), *fine), np.float32)
@@ -173,6 +182,20 @@ def upscale_steps(
     residual = np.sqrt(squares / values[0].size)
     grey = float(np.mean([n * unit for n, (_, unit) in zip(noise, units, strict=True)]))
     return Upscaled(image, std, kernel, facts, residual, grey, kernel_notes(facts))
+
+
+def _noise_of_blurred(
+    values: np.ndarray, spread: np.ndarray, scale: Sequence[float], step: float, seed: int
+) -> float:
+    """Noise of an image (C, *coarse) under a kernel of this covariance, in coarse pixels squared."""
+    level = noise_floor(values)
+    axes = [axis for axis, factor in enumerate(scale) if factor > 1]
+    if np.linalg.eigvalsh(spread[np.ix_(axes, axes)]).min() >= WIDE**2:
+        # so wide a blur lets no structure through to where noise is looked for
+        planes = torch.as_tensor(values).view(len(values), -1, *values.shape[-2:])
+        found, _ = estimate_noise(planes, step, "gaussian", random_source(seed, "noise"))
+        level = max(level, math.sqrt(float(np.mean(found.offset))))
+    return level
 
 
 def kernel_notes(facts: dict[str, Any]) -> list[Note]:
