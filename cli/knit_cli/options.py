@@ -25,7 +25,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "super-resolve": {
         "Scale and kernel": ("scale", "kernel", "anchor"),
-        "Image": ("channels", "nan_as_hole"),
+        "Image": ("sigma", "channels", "nan_as_hole"),
         "Fit": _FIT,
     },
 }

@@ -68,14 +68,38 @@ def test_shape_dtype_kernel_and_finiteness(dtype, case, seed):
 
 
 @pytest.mark.parametrize("scale", [1.5, 2, 3, 3.7])
-def test_a_spot_stays_in_its_place(scale):
-    """Output pixel i lies at input coordinate (i + 1/2) / s - 1/2."""
+@pytest.mark.parametrize(("anchor", "half"), [("centre", 0.5), ("corner", 0.0)])
+def test_a_spot_stays_in_its_place(scale, anchor, half):
+    """Output pixel i lies at input coordinate (i + 1/2) / s - 1/2; with the anchor corner at i / s."""
     y, x = np.mgrid[:24, :28]
     image = 1000 * np.exp(-((y - 10.3) ** 2 + (x - 15.6) ** 2) / 8).astype(np.float32)
-    result = knit.super_resolve(image, scale, "gaussian:1", **TINY)
+    result = knit.super_resolve(image, scale, "gaussian:1", anchor=anchor, **TINY)
     found = center_of_mass(np.clip(result.image, 0, None))
-    there = [(place + 0.5) * scale - 0.5 for place in center_of_mass(image)]
+    there = [(place + half) * scale - half for place in center_of_mass(image)]
     np.testing.assert_allclose(found, there, atol=0.1)
+
+
+@pytest.mark.parametrize("anchor", ["centre", "corner"])
+def test_the_article_s_knitwork_has_the_same_geometry(anchor):
+    """Few steps already bring a bright half to its side."""
+    image = np.zeros((12, 12), np.float32)
+    image[:, 6:] = 100
+    fields = {"steps": 150, "width": 24, "frequencies": 12, "fourier_scales": (2.0,), "tile": 64}
+    result = knit.super_resolve(
+        image, 2, "delta", preset="paper", anchor=anchor, alpha=1.0, rate=5e-3, **fields
+    )
+    middle = result.image[6:-6].mean(0)
+    half = 0.5 if anchor == "centre" else 0.0
+    edge = np.interp(50, middle[8:16], np.arange(8, 16))
+    assert edge == pytest.approx((5.5 + half) * 2 - half, abs=0.7)
+
+
+def test_more_noise_makes_a_smoother_result(neuron):
+    image = neuron[:40, :40]
+    rough = knit.super_resolve(image, 2, "gaussian:1.4", sigma=1.0, **TINY)
+    smooth = knit.super_resolve(image, 2, "gaussian:1.4", sigma=200.0, **TINY)
+    variation = [np.abs(np.diff(r.image.astype(float))).sum() for r in (rough, smooth)]
+    assert variation[1] < 0.9 * variation[0]
 
 
 def test_pixel_size_shrinks_with_the_factor(data):
