@@ -105,11 +105,11 @@ def test_check_tells_what_is_wrong_where(folder, knit):
 
 def test_recipes_of_all_tasks_are_shown_and_checked(folder, knit):
     (folder / "good.yaml").write_text("task: denoise\nsigma: 3\n")
-    (folder / "bad.yaml").write_text("task: super-resolve\nsigma: 3\n")
+    (folder / "bad.yaml").write_text("task: super-resolve\ngain: 3\n")
     assert knit("recipe", "check", "good.yaml").stdout == "good.yaml: valid\n"
     assert yaml.safe_load(knit("recipe", "show", "good.yaml").stdout)["sigma"] == 3
     said = knit("recipe", "check", "bad.yaml", code=2)
-    assert "bad.yaml, line 2: unknown key `sigma`" in said.stderr
+    assert "bad.yaml, line 2: unknown key `gain`" in said.stderr
 
 
 @pytest.mark.parametrize("task", RECIPES)
