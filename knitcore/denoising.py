@@ -13,7 +13,7 @@ from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Stage, drain, until_cancelled
 from knitcore.recipe import Denoise, make_recipe, with_fields
 from knitcore.result import Result
-from knitcore.running import Canvas, Run, work_through
+from knitcore.running import Canvas, Run, channels_together, with_rounding, work_through
 
 if TYPE_CHECKING:
     from knitcore.noise import Denoised
@@ -137,7 +137,7 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
     from knitcore.device import choose_device
 
     device = choose_device(recipe.device)
-    joint = recipe.channels == "joint"
+    joint = channels_together(source, recipe)
     colours = source.axes.endswith("S")
     found: list[dict[str, Any]] = []
     synthesised = np.zeros(source.shape, bool)
@@ -154,7 +154,7 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         from knitcore.fast_denoising import denoise_steps_on_canvas
 
         return denoise_steps_on_canvas(
-            canvas.values, layout.step, recipe, device, canvas.key, colours
+            canvas.values, layout.step, recipe, device, canvas.key, joint
         )
 
     def paste(canvas: Canvas, done: Denoised) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +165,15 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         if done.noise.kind == "none" and canvas.filled is None:
             # as it came, to the last bit, which single precision may not hold
             return canvas.raw.astype(run.out.dtype), done.std
-        return done.clean, done.std
+        std = with_rounding(done.std, source.dtype)
+        if canvas.filled is not None:  # what was invented may be as far off as pixels differ
+            std = np.where(canvas.filled, canvas.values[~canvas.filled].std(), std)
+        if recipe.sigma and recipe.sigma > 2 * canvas.values.std():
+            text = f"sigma {recipe.sigma:g} is far above the spread of the image"
+            run.note(
+                f"{text} ({canvas.values.std():.3g}): next to nothing is left of it", "warning"
+            )
+        return done.clean, std
 
     clock, told = time.monotonic(), 0
     for event in work_through(

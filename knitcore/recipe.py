@@ -320,7 +320,6 @@ class Denoise(Recipe):
     )
     blind_spot: str = Field(
         "auto",
-        pattern=r"^(auto|x|y|[0-9])$",
         description="Pixels hidden from the prediction of a pixel: itself (0), a square reaching N "
         "pixels to each side, or a line along x or y, for noise that is correlated there; "
         "'auto' looks for such noise.",
@@ -328,8 +327,10 @@ class Denoise(Recipe):
     nan_as_hole: bool = Field(
         False, description="Fill NaN and infinite pixels instead of refusing them."
     )
-    channels: Literal["joint", "separate"] = Field(
-        "joint", description="Denoise colours and channels together, or each by itself."
+    channels: Literal["auto", "joint", "separate"] = Field(
+        "auto",
+        description="Work on all channels together, or on each by itself; 'auto': colours together, "
+        "the channels of a C axis each by itself.",
     )
 
     # what is fitted
@@ -377,8 +378,21 @@ class Denoise(Recipe):
         description="Side of the pieces a large image is worked on in, in pixels.",
     )
 
+    @field_validator("blind_spot")
+    @classmethod
+    def _known_blind_spot(cls, value: str) -> str:
+        if not re.fullmatch("auto|x|y|[0-9]", value):
+            raise ValueError("must be auto, x, y or a number from 0 to 9")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Denoise:
+        if self.method == "knitwork":
+            for name in ("sigma", "gain", "offset", "passes"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"the knitwork (preset paper) has no use for {name}")
+            if self.blind_spot != "auto":
+                raise ValueError("the knitwork (preset paper) has no blind spot")
         if self.patch is not None and self.patch % 2 == 0:
             raise ValueError("patch must be odd")
         if self.sigma is not None and (self.gain is not None or self.offset is not None):
@@ -432,8 +446,10 @@ class SuperResolve(Recipe):
     nan_as_hole: bool = Field(
         False, description="Fill NaN and infinite pixels instead of refusing them."
     )
-    channels: Literal["joint", "separate"] = Field(
-        "joint", description="Work on colours and channels together, or on each by itself."
+    channels: Literal["auto", "joint", "separate"] = Field(
+        "auto",
+        description="Work on all channels together, or on each by itself; 'auto': colours together, "
+        "the channels of a C axis each by itself.",
     )
 
     # what is fitted
@@ -593,13 +609,16 @@ def with_fields(recipe: R, fields: dict[str, Any]) -> R:
 def _explain(error: ValidationError, model: type[Recipe]) -> str:
     lines = []
     for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"]) or "recipe"
+        name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, model.model_fields, n=1)
             lines.append(f"unknown key `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
         else:
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"`{name}`: {message[0].lower()}{message[1:]} (got {item['input']!r:.60})")
+            message = message[0].lower() + message[1:]
+            # what is wrong with several fields together names them itself
+            got = f" (got {item['input']!r:.60})" if name else ""
+            lines.append(f"`{name}`: {message}{got}" if name else message)
     return "\n".join(lines)
 
 

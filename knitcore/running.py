@@ -14,7 +14,7 @@ from knitcore.axes import Image, Layout, box_index, from_canvas, plane_numbers, 
 from knitcore.errors import InputError
 from knitcore.events import Event, Note, Preview, Progress, Stage
 from knitcore.harmonic import harmonic_fill
-from knitcore.recipe import Recipe
+from knitcore.recipe import Denoise, Recipe, SuperResolve
 from knitcore.result import make_record
 
 if TYPE_CHECKING:
@@ -140,7 +140,10 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
     for plane in planes:
         raw = to_canvas(np.asarray(image.data[box_index(image, layout, plane, whole)]), layout)
         groups = [slice(0, len(raw))] if joint else [slice(c, c + 1) for c in range(len(raw))]
-        named = [f"{image.axes[a]} {i}" for a, i in zip(layout.planes, plane, strict=True)]
+        named = [
+            f"{image.axes[a] if image.axes[a] in 'TZC' else 'plane'} {i}"
+            for a, i in zip(layout.planes, plane, strict=True)
+        ]
         for channels in groups:
             _check_magnitude(image, raw[channels])
             values = raw[channels].astype(np.float32)
@@ -153,6 +156,40 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
             key = f"{plane}{channels.start}"
             canvas = Canvas(raw[channels], values, lost, plane, channels, ", ".join(words), key)
             yield canvas, len(planes) * len(groups)
+
+
+def channels_together(image: Image, recipe: Denoise | SuperResolve) -> bool:
+    """Whether all channels of a plane are worked on at once.
+
+    Parameters
+    ----------
+    image : Image
+    recipe : Denoise or SuperResolve
+
+    Returns
+    -------
+    bool
+        "auto": colours are, and the article's knitwork predicts all channels; those of a C axis
+        show different things, and each has its own noise.
+    """
+    if recipe.channels == "auto":
+        return image.axes.endswith("S") or recipe.method == "knitwork"
+    return recipe.channels == "joint"
+
+
+def with_rounding(std: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Expected errors with that of rounding to an integer type added.
+
+    Parameters
+    ----------
+    std : ndarray of float32
+    dtype : dtype
+
+    Returns
+    -------
+    ndarray of float32
+    """
+    return np.sqrt(std**2 + np.float32(1 / 12)) if dtype.kind in "iu" else std
 
 
 def _check_magnitude(image: Image, raw: np.ndarray) -> None:

@@ -16,7 +16,14 @@ from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Stage, drain, until_cancelled
 from knitcore.recipe import SuperResolve, make_recipe, with_fields
 from knitcore.result import Result
-from knitcore.running import Canvas, Run, canvases, work_through
+from knitcore.running import (
+    Canvas,
+    Run,
+    canvases,
+    channels_together,
+    with_rounding,
+    work_through,
+)
 
 if TYPE_CHECKING:
     from knitcore.upscaling import Upscaled
@@ -167,7 +174,7 @@ def _super_resolve(
     from knitcore.upscaling import kernel_notes, upscale_steps
 
     device = choose_device(recipe.device)
-    joint = recipe.channels == "joint"
+    joint = channels_together(source, recipe)
     colours = source.axes.endswith("S")
     found: list[Upscaled] = []
     places: list[str] = []
@@ -185,9 +192,7 @@ def _super_resolve(
             from knitcore.knitting import knit_enlarged
 
             return knit_enlarged(canvas, factors, kernel, run, device, colours, previews)
-        return upscale_steps(
-            canvas.values, factors, kernel, recipe, device, canvas.key, joint and colours
-        )
+        return upscale_steps(canvas.values, factors, kernel, recipe, device, canvas.key, joint)
 
     def paste(canvas: Canvas, done: Upscaled) -> tuple[np.ndarray, np.ndarray]:
         for note in done.notes:
@@ -195,7 +200,7 @@ def _super_resolve(
         # the array would be kept for every plane: the result has it already
         found.append(replace(done, image=done.image[:0], std=done.std[:0]))
         places.append(canvas.label)
-        return done.image, done.std
+        return done.image, with_rounding(done.std, source.dtype)
 
     if source.alpha:
         half = 0.5 if recipe.anchor == "centre" else 0.0

@@ -145,8 +145,10 @@ def _denoised(outcome: dict[str, Any]) -> str:
     kinds = {one["kind"] for one in noise} - {"none"}
     if not kinds:
         return f"no noise found, {seconds}"
+    if kinds == {"unknown"}:  # the article's knitwork estimates none
+        return f"fitted by the knitwork in {seconds}"
     kind = kinds.pop() if len(kinds) == 1 else "several kinds of"
-    facts, count = ["noise" if kind == "unknown" else f"{kind} noise"], 0
+    facts, count = [f"{kind} noise"], 0
     for name in {"gaussian": ["sigma"], "poisson-gaussian": ["gain", "offset"]}.get(kind, []):
         values = [v for one in noise if one["kind"] == kind for v in _numbers(one.get(name))]
         if values:

@@ -111,9 +111,29 @@ def test_planes_of_a_movie_are_worked_on_one_by_one(neuron):
     assert [found["where"] for found in both.record["noise"]] == ["T 0", "T 1"]
 
 
-def test_channels_can_be_worked_on_separately(tissue):
-    result = knit.denoise(tissue[:40, :40], 8.0, channels="separate", **TINY)
-    assert len(result.record["noise"]) == 3
+def test_colours_are_worked_on_together_and_channels_separately(tissue):
+    colours = tissue[:40, :40]
+    channels = np.moveaxis(colours, -1, 0)
+
+    def noises(image, axes, **fields):
+        return len(knit.denoise(image, 8.0, axes=axes, **fields, **TINY).record["noise"])
+
+    assert noises(colours, "YXS") == 1
+    assert noises(channels, "CYX") == 3
+    assert noises(colours, "YXS", channels="separate") == 3
+    assert noises(channels, "CYX", channels="joint") == 1
+
+
+def test_the_error_of_rounding_is_part_of_std():
+    counts = np.random.default_rng(0).poisson(3, (48, 48))
+    exact = knit.denoise(counts.astype(np.float32), 1.7, **TINY).std
+    rounded = knit.denoise(counts.astype(np.uint16), 1.7, **TINY).std
+    np.testing.assert_allclose(rounded**2, exact**2 + 1 / 12, rtol=1e-3)
+
+
+def test_a_sigma_far_above_the_image_s_spread_is_warned_of(neuron):
+    result = knit.denoise(neuron[:40, :40], 1e6, **TINY)
+    assert "far above the spread" in str(result.record["notes"])
 
 
 # quality ----------------------------------------------------------------------------------------
@@ -246,6 +266,7 @@ def test_nan_is_refused_or_filled(neuron):
     assert np.isfinite(result.image).all()
     assert result.synthesised.sum() == 5
     assert np.isfinite(result.residual).all()
+    assert result.std[result.synthesised].min() > result.std[~result.synthesised].max()
 
 
 def test_a_noise_free_image_of_many_bits_comes_back_bit_for_bit():
@@ -267,8 +288,9 @@ def test_numbers_whose_squares_cannot_be_held_are_refused():
         ({"sigma": 5.0, "gain": 1.0, "offset": 0.0}, "not both"),
         ({"gain": 1.0}, "together"),
         ({"noise": "poisson-gaussian", "sigma": 5.0}, "belongs to gaussian"),
-        ({"blind_spot": "z"}, "blind_spot"),
+        ({"blind_spot": "z"}, "must be auto, x, y or a number from 0 to 9"),
         ({"patch": 4}, "odd"),
+        ({"preset": "paper", "sigma": 5.0}, "^the knitwork .* has no use for sigma$"),
     ],
 )
 def test_wrong_settings_are_told(neuron, fields, words):
