@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from knitcore.axes import Image, as_image, check_kind, choose_layout
-from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Stage, drain, until_cancelled
 from knitcore.recipe import Denoise, make_recipe, with_fields
 from knitcore.result import Result
-from knitcore.running import Canvas, Run, channels_together, with_rounding, work_through
+from knitcore.running import (
+    Canvas,
+    Run,
+    channels_together,
+    refuse_unfit,
+    with_rounding,
+    work_through,
+)
 
 if TYPE_CHECKING:
     from knitcore.noise import Denoised
-
-LEAST_SIDE = 4  # pixels: below, there is no neighbourhood to go by
 
 
 def denoise(
@@ -120,12 +123,8 @@ def denoise_steps(
 
 def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event, None, Result]:
     check_kind(source)
-    if source.dtype.kind == "b":
-        raise InputError(f"{source.name}: two values only (bool): there is no noise to take out")
     layout = choose_layout(source, None, recipe.planes)
-    if min(source.shape[a] for a in layout.spatial[-2:]) < LEAST_SIDE:
-        sides = " x ".join(str(source.shape[a]) for a in layout.spatial[-2:])
-        raise InputError(f"{source.name}: {sides} is too small for denoising")
+    refuse_unfit(source, layout, "denoising")
     run = Run(
         image=source,
         recipe=recipe,
@@ -158,10 +157,8 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         )
 
     def paste(canvas: Canvas, done: Denoised) -> tuple[np.ndarray, np.ndarray]:
-        for note in done.notes:
-            run.note(f"{canvas.label}: {note.text}" if canvas.label else note.text, note.level)
-        found.append({**({"where": canvas.label} if canvas.label else {}), **done.noise.facts()})
-        found[-1]["blind_spot"] = done.blind_spot
+        run.pass_on(done.notes, canvas)
+        found.append({**canvas.where, **done.noise.facts(), "blind_spot": done.blind_spot})
         if done.noise.kind == "none" and canvas.filled is None:
             # as it came, to the last bit, which single precision may not hold
             return canvas.raw.astype(run.out.dtype), done.std
@@ -175,18 +172,12 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
             )
         return done.clean, std
 
-    clock, told = time.monotonic(), 0
-    for event in work_through(
+    yield from work_through(
         run, work, paste, joint=joint, fill=recipe.nan_as_hole, previews=previews
-    ):
-        yield from run.notes[told:]
-        told = len(run.notes)
-        yield event
+    )
     still = sum(one["kind"] == "none" for one in found)
     if still:
         where = f" in {still} of {len(found)} planes or channels" if len(found) > 1 else ""
-        run.note(f"no noise was found{where}: returned as it was")
-    yield from run.notes[told:]
-    run.seconds["fit"] = time.monotonic() - clock
+        yield run.note(f"no noise was found{where}: returned as it was")
     record = run.record(device, noise=found, filled=int(np.count_nonzero(synthesised)))
     return Result(run.out, synthesised, run.std, record, source)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R", bound=Recipe)
 
+LEAST_SIDE = 4  # pixels
+
 
 @dataclass
 class Run(Generic[R]):
@@ -69,6 +71,12 @@ class Run(Generic[R]):
             self.notes.append(found)
         return found
 
+    def pass_on(self, notes: list[Note], canvas: Canvas) -> None:
+        """Keep notes on one canvas, saying which."""
+        for note in notes:
+            text = f"{canvas.label}: {note.text}" if canvas.label else note.text
+            self.note(text, note.level)
+
     def record(self, device: torch.device | None, **facts: Any) -> dict[str, Any]:
         """The record of the run, which ends here."""
         return make_record(
@@ -113,6 +121,11 @@ class Canvas:
     label: str
     key: str
 
+    @property
+    def where(self) -> dict[str, str]:
+        """For the record: which canvas, if there are several."""
+        return {"where": self.label} if self.label else {}
+
 
 def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[tuple[Canvas, int]]:
     """Planes of an image, one after the other, and how many there are.
@@ -156,6 +169,28 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
             key = f"{plane}{channels.start}"
             canvas = Canvas(raw[channels], values, lost, plane, channels, ", ".join(words), key)
             yield canvas, len(planes) * len(groups)
+
+
+def refuse_unfit(image: Image, layout: Layout, doing: str) -> None:
+    """Refuse what has no neighbourhoods to go by.
+
+    Parameters
+    ----------
+    image : Image
+    layout : Layout
+    doing : str
+        Such as "denoising", for the message.
+
+    Raises
+    ------
+    InputError
+        Two values only, or fewer than `LEAST_SIDE` pixels along an axis.
+    """
+    if image.dtype.kind == "b":
+        raise InputError(f"{image.name}: two values only (bool): nothing for {doing} to go by")
+    sides = [image.shape[a] for a in layout.spatial[-2:]]
+    if min(sides) < LEAST_SIDE:
+        raise InputError(f"{image.name}: {sides[0]} x {sides[1]} is too small for {doing}")
 
 
 def channels_together(image: Image, recipe: Denoise | SuperResolve) -> bool:
@@ -266,18 +301,22 @@ def work_through(
 
     Yields
     ------
-    Progress, Preview
+    Progress, Preview, Note
     """
     import torch
 
     from knitcore.device import fit_threads
 
-    before = torch.get_num_threads()
+    before, clock, told = torch.get_num_threads(), time.monotonic(), len(run.notes)
     torch.set_num_threads(fit_threads())
     try:
-        yield from _work_through(run, work, paste, joint, fill, previews)
+        for event in _work_through(run, work, paste, joint, fill, previews):
+            yield from run.notes[told:]
+            told = len(run.notes)
+            yield event
     finally:
         torch.set_num_threads(before)
+    run.seconds["fit"] = time.monotonic() - clock
 
 
 def _work_through(
@@ -293,7 +332,7 @@ def _work_through(
     for canvas, count in canvases(run.image, layout, joint, fill):
         run.total = count
         if warning := coarse_numbers(run.image, canvas.raw):
-            yield run.note(warning, "warning")
+            run.note(warning, "warning")
         index = box_index(run.image, layout, canvas.plane, place)
         shape = run.out[index].shape
 

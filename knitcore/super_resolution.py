@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from knitcore.running import (
     Run,
     canvases,
     channels_together,
+    refuse_unfit,
     with_rounding,
     work_through,
 )
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from knitcore.upscaling import Upscaled
 
 GIVEN = "given"  # what a recipe says of a kernel that came as an array
-LEAST_SIDE = 4  # pixels: below, there is no neighbourhood to go by
 
 
 def super_resolve(
@@ -148,13 +147,8 @@ def _super_resolve(
     source: Image, recipe: SuperResolve, values: np.ndarray | None, previews: bool
 ) -> Generator[Event, None, Result]:
     check_kind(source)
-    if source.dtype.kind == "b":
-        raise InputError(f"{source.name}: two values only (bool) cannot be super-resolved")
     layout, factors = enlargement(source, recipe.factors)
-    sides = [source.shape[a] for a in layout.spatial]
-    if min(sides[-2:]) < LEAST_SIDE:
-        text = " x ".join(map(str, sides[-2:]))
-        raise InputError(f"{source.name}: {text} is too small for super-resolution")
+    refuse_unfit(source, layout, "super-resolution")
     if values is None:
         values = _kernel_file(recipe)
     if values is not None:
@@ -177,13 +171,13 @@ def _super_resolve(
     joint = channels_together(source, recipe)
     colours = source.axes.endswith("S")
     found: list[Upscaled] = []
-    places: list[str] = []
+    places: list[dict[str, str]] = []
 
     facts: dict[str, Any] = {}
     if values is None and recipe.kernel == "estimate" and recipe.method == "posterior":
         values, facts = yield from _best_estimate(run, factors, joint)
         for note in kernel_notes(facts):
-            run.note(note.text, note.level)
+            yield run.note(note.text, note.level)
 
     def work(canvas: Canvas) -> Generator[Stage, None, Upscaled]:
         # one instrument, one kernel: what the first plane learned holds for the others
@@ -195,25 +189,18 @@ def _super_resolve(
         return upscale_steps(canvas.values, factors, kernel, recipe, device, canvas.key, joint)
 
     def paste(canvas: Canvas, done: Upscaled) -> tuple[np.ndarray, np.ndarray]:
-        for note in done.notes:
-            run.note(f"{canvas.label}: {note.text}" if canvas.label else note.text, note.level)
+        run.pass_on(done.notes, canvas)
         # the array would be kept for every plane: the result has it already
         found.append(replace(done, image=done.image[:0], std=done.std[:0]))
-        places.append(canvas.label)
+        places.append(canvas.where)
         return done.image, with_rounding(done.std, source.dtype)
 
     if source.alpha:
         half = 0.5 if recipe.anchor == "centre" else 0.0
         run.out[..., -1] = _enlarged_alpha(source, layout, factors, half, run.out.shape)
-    clock, told = time.monotonic(), 0
-    for event in work_through(
+    yield from work_through(
         run, work, paste, joint=joint, fill=recipe.nan_as_hole, previews=previews
-    ):
-        yield from run.notes[told:]
-        told = len(run.notes)
-        yield event
-    yield from run.notes[told:]
-    run.seconds["fit"] = time.monotonic() - clock
+    )
     kernel = found[0].kernel
     record = run.record(
         device,
@@ -226,7 +213,7 @@ def _super_resolve(
         },
         residual=[
             {
-                **({"where": place} if place else {}),
+                **place,
                 "rms": [float(r) for r in np.atleast_1d(done.residual)],
                 "noise": float(done.noise),
             }
