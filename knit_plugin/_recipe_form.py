@@ -138,19 +138,24 @@ class RecipeForm(QWidget):
 
 
 class OptionalNumber:
-    """A whole number, or "all" for none, in a spin box.
+    """A whole number, or a word for none, in a spin box.
 
     Parameters
     ----------
     low, high : int
         Bounds of the number.
+    word : str
+        What none means, such as "all".
+    value : int, optional
+        To start with.
     """
 
-    def __init__(self, low: int, high: int) -> None:
+    def __init__(self, low: int, high: int, word: str, value: int | None = None) -> None:
         self.native = QSpinBox()
         self._none = low - 1
         self.native.setRange(self._none, high)
-        self.native.setSpecialValueText("all")  # shown at the lowest value
+        self.native.setSpecialValueText(word)  # shown at the lowest value
+        self.value = value
 
     @property
     def value(self) -> int | None:
@@ -325,7 +330,8 @@ def field_input(name: str, field: FieldInfo, value: Any) -> Any:
         return box
     if kind is int:
         if optional:
-            return OptionalNumber(int(low), int(high))
+            word = "all" if name == "mask_label" else "auto"
+            return OptionalNumber(int(low), int(high), word, value)
         return SpinBox(name=name, min=int(low), max=int(high), value=value)
     if kind is float and optional:
         return OptionalFloat()

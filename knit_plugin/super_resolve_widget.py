@@ -16,7 +16,17 @@ from knit_plugin._task_widget import TaskWidget
 from knitcore import Result
 
 BASIC = ("preset", "scale", "kernel", "seed", "device")
-ADVANCED = ("sigma", "anchor", "channels", "nan_as_hole", "passes", "patch", "window", "group", "block")
+ADVANCED = (
+    "sigma",
+    "anchor",
+    "channels",
+    "nan_as_hole",
+    "passes",
+    "patch",
+    "window",
+    "group",
+    "block",
+)
 PICTURE = 96  # pixels on the screen
 
 

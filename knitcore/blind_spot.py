@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from knitcore.adam import Adam
 from knitcore.fit import random_source
-from knitcore.noise import REACH, Noise
+from knitcore.noise import REACH
+from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
 
 EVENT_SECONDS = 0.1
@@ -81,7 +82,9 @@ class Surroundings:
         Of the near pixels in the local mean that features and targets are relative to.
     shape, padded : tuple of int
         (Z, Y, X) without and with the padding.
-    pad : tuple of int
+    pad, reach : tuple of int, int
+        Farthest that a prediction looks, and farthest of the near pixels; beyond the border it sees
+        a mirror image.
     turn : Tensor, shape (C, C)
         Rotation from the image's channels to those of the banks.
     """
@@ -93,6 +96,7 @@ class Surroundings:
     shape: tuple[int, ...]
     padded: tuple[int, ...]
     pad: tuple[int, ...]
+    reach: int
     turn: torch.Tensor
 
     def noise_at(self, noise: Noise, mean: torch.Tensor) -> torch.Tensor:
@@ -161,6 +165,7 @@ def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings
         (Z, Y, X),
         padded,
         pad,
+        reach,
         turn,
     )
 
@@ -183,9 +188,19 @@ def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -
     """
     total = math.prod(around.shape)
     pixel = torch.randint(0, total, (min(6000, total),), generator=draw)
-    features, mean, value = around.look(pixel.to(around.near.device))
-    if len(pixel) < 4 * features.shape[1]:
+    # in the mirror beyond the border a pixel would see itself
+    _, Y, X = around.shape
+    y, x = pixel // X % Y, pixel % X
+    margin = torch.minimum(torch.minimum(y, Y - 1 - y), torch.minimum(x, X - 1 - x))
+    near, rings = len(around.near), around.rings.numel()
+    for reach, seen in ((around.pad[1], near + rings), (around.reach, near)):
+        inside = pixel[margin >= reach]
+        if len(inside) >= 4 * seen * len(around.turn):
+            break
+    else:
         return math.inf  # too few to be sure of
+    features, mean, value = around.look(inside.to(around.near.device))
+    features = features.view(len(inside), -1, near + rings)[..., :seen].flatten(1)
     target = value - mean
     square = (features.T @ features).double()
     square.diagonal().add_(1e-9 * square.diagonal().mean().clamp_min(1e-30))

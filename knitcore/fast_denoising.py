@@ -22,25 +22,26 @@ from knitcore.device import fit_threads
 from knitcore.events import Note, Stage
 from knitcore.fit import random_source
 from knitcore.noise import (
-    LINE,
+    QUIET,
     SLIGHT,
-    Denoised,
-    Noise,
     autocorrelation,
+    by_chance,
+    correlation_in,
     draw_blocks,
     estimate_noise,
-    given_noise,
-    grey_step,
-    is_noise,
     line_of,
     read_levels,
 )
+from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noise
 from knitcore.posterior import posterior_steps
 from knitcore.recipe import Denoise
 
 T = TypeVar("T")
 
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
+RAISED = 3.0  # and its neighbours rise less than by this: those of a point of light do not
+KEPT = 5.5  # so many noise deviations off the result, a pixel is given back as measured
+KEPT_PAIR = 4.0  # and so many together with a neighbour
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 STRONG = 4.0  # below this ratio of the picture's variance to the noise's, a third pass gains
@@ -60,7 +61,8 @@ def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]
     -------
     values : Tensor
     count : int
-        Pixels far outside the noise of neighbours that agree with each other.
+        Pixels far outside the noise of neighbours that agree with each other, and none of which
+        the pixel has lit up: a point of light is no defect.
     """
     out, count = values, 0
     Y, X = values.shape[2:]
@@ -81,12 +83,17 @@ def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]
             ]
             near, here = torch.stack(around).sort(0).values, plane[at[:, 0], at[:, 1]]
             middle = (near[3] + near[4]) / 2
+            up = torch.where(here > middle, 1.0, -1.0)
+            beside = torch.stack([around[k] for k in (1, 3, 4, 6)]) - middle
+            rise = (beside * up).sort(0).values[2:]
             # the second largest and smallest: another defect may be beside
             span = near[6] - near[1]
             level = torch.maximum(middle, here)
             far = (here - middle).abs()
             lone = far > LONE * noise.of([c]).variance(level[None])[0].sqrt()
             lone &= (far > 3 * span) & (far > least)
+            calm = noise.of([c]).variance(middle[None])[0].sqrt()
+            lone &= (rise[0] < RAISED * calm) & (rise[1] < KEPT * calm)
             if lone.any():
                 out = out.clone() if out is values else out
                 at = at[lone]
@@ -189,30 +196,47 @@ def _joined(parts: list[Denoised]) -> Denoised:
     )
 
 
-def _unchanged(values: np.ndarray, noise: Noise, step: float, notes: list[Note]) -> Denoised:
+def _unchanged(values: np.ndarray, noise: Noise, notes: list[Note]) -> Denoised:
     noise = replace(noise, kind="none")
-    std = np.full(values.shape, step / math.sqrt(12), np.float32)
-    return Denoised(np.array(values, np.float32), std, noise, "none", notes)
+    return Denoised(
+        np.array(values, np.float32), np.zeros(values.shape, np.float32), noise, "none", notes
+    )
 
 
 def _line_noise(
     values: torch.Tensor, noise: Noise, blind_spot: str, draw: torch.Generator
-) -> Noise:
-    """The noise with its correlation along a line, as far as the recipe lets it be looked for."""
-    if blind_spot == "0":
-        return replace(noise, along_y=(1.0,), along_x=(1.0,))
+) -> tuple[Noise, list[Note]]:
+    """Given noise with its correlation, as far as the recipe lets it be looked for."""
     levels = [read_levels(draw_blocks(channel, draw)) for channel in values]
-    quiet = torch.cat([one.quiet for one in levels])
-    if not len(quiet):
-        return noise
-    along_y, along_x = autocorrelation(quiet, torch.cat([one.weight for one in levels]))
-    if blind_spot == "auto":
-        along_y, along_x = line_of(along_y, along_x, LINE)
-    else:
-        reach = int(blind_spot) + 1 if blind_spot.isdigit() else len(along_x)
-        along_y = along_y[: reach if blind_spot != "x" else 1]
-        along_x = along_x[: reach if blind_spot != "y" else 1]
-    return replace(noise, along_y=along_y, along_x=along_x)
+    all_power, high = [], []  # of the flat blocks, over the variance given
+    for c, one in enumerate(levels):
+        if len(one.mean):
+            given = float(noise.of([c]).variance(torch.from_numpy(one.mean)[None]).mean())
+            all_power.append(float(one.quiet.var((1, 2)).mean()) / given)
+            high.append(float(one.variance.mean()) / given)
+    if not high or max(all_power) < 1 / 4 or max(high) < 1e-3:
+        return noise, []  # less than this noise would have left
+    along_y, along_x, notes = correlation_in(levels, values.numel(), blind_spot)
+    if max(all_power) > 4:
+        notes = []  # structure, by far
+    return replace(noise, along_y=along_y, along_x=along_x), notes
+
+
+def _estimated(
+    values: torch.Tensor, step: float, recipe: Denoise, draw: torch.Generator
+) -> tuple[Noise, list[Note]]:
+    """The noise in the form the recipe asks for: of mean strength, where that does not fit."""
+    if recipe.noise == "gaussian":
+        noise, notes = estimate_noise(values, step, "auto", draw, recipe.blind_spot)
+        if noise.kind == "poisson-gaussian":
+            flat = values.reshape(len(values), -1)
+            flat = flat[:, :: max(1, flat.shape[1] // 100_000)]
+            mean = tuple(float(v) for v in noise.variance(flat).mean(1))
+            zeros = (0.0,) * len(values)
+            noise = replace(noise, kind="gaussian", gain=zeros, offset=mean, floor=mean)
+            text = "the noise grows with the signal: poisson-gaussian fits better"
+            return noise, [*notes, Note(text, "warning")]
+    return estimate_noise(values, step, recipe.noise, draw, recipe.blind_spot)
 
 
 def _canvas_steps(
@@ -223,7 +247,7 @@ def _canvas_steps(
     if min(spatial[-2:]) < THIN:
         none = Noise("none", (0.0,) * C, (0.0,) * C, (0.0,) * C)
         text = f"{spatial[-2]} x {spatial[-1]} pixels are too few to tell noise from structure"
-        return _unchanged(values, none, quantum, [Note(text + ": left as it is", "warning")])
+        return _unchanged(values, none, [Note(text + ": left as it is", "warning")])
     yield Stage(0.0, "look for noise")
     raw = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
     raw = raw.view(C, -1, *spatial[-2:])
@@ -233,13 +257,15 @@ def _canvas_steps(
     if given:
         noise = given_noise(C, recipe.sigma, recipe.gain, recipe.offset)
     else:
-        noise, notes = estimate_noise(raw, quantum, recipe.noise, draw)
+        noise, notes = _estimated(raw, quantum, recipe, draw)
     yield Stage(0.01, "look for noise")
-    if noise.kind != "none" and (given or recipe.blind_spot != "auto"):
-        noise = _line_noise(raw, noise, recipe.blind_spot, draw)
+    if recipe.blind_spot == "0":
+        noise = replace(noise, along_y=(1.0,), along_x=(1.0,))
+    elif given and noise.kind != "none":
+        noise, notes = _line_noise(raw, noise, recipe.blind_spot, draw)
     noisy = [c for c in range(C) if noise.kind != "none" and noise.floor[c] > 0]
     if not noisy:
-        return _unchanged(values, noise, quantum, notes)
+        return _unchanged(values, noise, notes)
     work = raw if len(noisy) == C else raw[noisy]
     steps = _noisy_steps(work, noise.of(noisy), given, quantum, recipe, key)
 
@@ -261,8 +287,8 @@ def _canvas_steps(
             stage = replace(stage, values=whole(stage.values, values))
         yield stage
     if done.noise.kind == "none":
-        return _unchanged(values, done.noise, quantum, notes + done.notes)
-    clean, std = whole(done.clean, values), whole(done.std, quantum / math.sqrt(12))
+        return _unchanged(values, done.noise, [])  # nothing of what was noted came about
+    clean, std = whole(done.clean, values), whole(done.std, 0.0)
     return Denoised(clean, std, noise.put(noisy, done.noise), done.blind_spot, notes + done.notes)
 
 
@@ -273,7 +299,9 @@ def _noisy_steps(
     C = len(raw)
     notes: list[Note] = []
     draw = random_source(recipe.seed, key, "check")
-    sound, count = replace_lone(raw, noise)
+    sound, count = replace_lone(raw, noise) if recipe.hot_pixels == "replace" else (raw, 0)
+    lone = (sound != raw).nonzero(as_tuple=True) if count else ()
+    off = (sound[lone] - raw[lone]).abs() / 2 if count else None
     yield Stage(0.015, "look for noise")
     if count:
         text = (
@@ -344,19 +372,53 @@ def _noisy_steps(
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
     left, level = (v.reshape(C, -1)[:, some] for v in (y, clean))
     taken = float(((left - level) ** 2 / mine.variance(level)).clamp_max(25).mean())
-    if taken > TAKEN:
+    # four deviations of an estimate from the high frequencies (9 of 64) of the flattest quarter
+    doubt = 0.0 if given else 4 * math.sqrt(2 / (QUIET * 9 / 64 * y.numel()))
+    if taken > max(TAKEN, 1 + doubt):
         clean += (1 - taken**-0.5) * (y - clean)
         text = "more was taken away than noise explains: mixed with the input"
         notes.append(Note(text, "warning"))
-    if len(mine.along_x) + len(mine.along_y) > 2:
-        axis, lags = ("x", mine.along_x) if len(mine.along_x) > 1 else ("y", mine.along_y)
-        text = (
-            f"the noise is correlated along {axis} ({lags[1]:.2f} between neighbours); blind spot "
-        )
-        notes.append(Note(text + f"{name}"))
+    kept = standing_out(y, clean, mine).nonzero(as_tuple=True)
+    if len(kept[0]):
+        variance[kept], clean[kept] = mine.variance(y)[kept], y[kept]
+        text = "pixels stand out from their surroundings by more than noise explains"
+        notes.append(Note(f"{len(kept[0])} {text}: kept as measured"))
     del y
+    seen = [
+        f"{axis} ({lags[1]:.2f} between neighbours)"
+        for axis, lags in (("x", mine.along_x), ("y", mine.along_y))
+        if len(lags) > 1 and abs(lags[1]) >= SLIGHT
+    ]
+    if seen:
+        text = f"the noise is correlated along {' and '.join(seen)}; blind spot {name}"
+        notes.append(Note(text))
     std = variance.sqrt_().mul_(scale.view(view))
+    if off is not None:
+        std[lone] = std[lone].maximum(off)
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
+
+
+def standing_out(noisy: torch.Tensor, clean: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """Pixels farther off the result than any noise: small structures that no other patch has.
+
+    Parameters
+    ----------
+    noisy, clean : Tensor, shape (C, Z, Y, X)
+    noise : Noise
+
+    Returns
+    -------
+    Tensor of bool, shape (C, Z, Y, X)
+    """
+    off = (noisy - clean).div_(noise.variance(torch.maximum(noisy, clean)).sqrt_())
+    kept = off.abs() > KEPT
+    if len(noise.along_y) + len(noise.along_x) > 2:
+        return kept  # neighbours are off together
+    for sign in (1, -1):
+        far = sign * off > KEPT_PAIR
+        if far.any():
+            kept |= far & (F.avg_pool2d(far.float(), 3, 1, 1) > 1.5 / 9)
+    return kept
 
 
 def _left_line(
@@ -371,8 +433,10 @@ def _left_line(
         ]
         parts.append((pairs[0] - pairs[1]) / noise.of([c]).variance(pairs[1][None])[0].sqrt())
     blocks = torch.cat(parts)
+    if not 1 / 4 < float((blocks**2).clamp_max(25).mean()) < TAKEN:
+        return noise  # what is left over is not the noise
     along = autocorrelation(blocks, torch.ones(len(blocks), dtype=blocks.dtype))
-    along_y, along_x = line_of(along[0], along[1], SLIGHT)
+    along_y, along_x = line_of(along[0], along[1], max(SLIGHT, by_chance(noisy.numel())), 1 / 3)
     return replace(noise, along_y=along_y, along_x=along_x)
 
 

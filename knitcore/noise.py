@@ -11,13 +11,16 @@ to nothing in the high one. What a linear prediction from the surroundings can t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from knitcore.events import Note
+from knitcore.noise_model import Denoised as Denoised
+from knitcore.noise_model import Noise as Noise
+from knitcore.noise_model import grey_step as grey_step
+from knitcore.noise_model import is_noise, line_covariance
 
 BLOCK = 8  # side of the transformed blocks, pixels
 BLOCKS = 60_000  # as many are looked at, of all channels together
@@ -33,170 +36,10 @@ SLIGHT = 0.05  # and in what a first result has left over, where no structure is
 REACH = 3  # longest lag looked at
 STILL, DRAWN = 0.02, 0.2  # exactly flat blocks, and correlated others: a drawing
 ALIKE = 1.6  # channels whose variances differ by less share one law
-ROUNDING = 0.2  # variance below this share of a squared grey level step is rounding
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
 BETTER = 0.6  # share of the misfit of a constant that a line may leave
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Variance ``gain * value + offset`` of each channel, at least `floor`; correlation along axes.
-
-    Attributes
-    ----------
-    kind : str
-        "none", "gaussian" or "poisson-gaussian".
-    gain : tuple of float
-        Variance per grey level, one a channel; 0 for gaussian.
-    offset : tuple of float
-        Variance at grey level 0, may be negative, one a channel.
-    floor : tuple of float
-        Least variance, one a channel.
-    along_y, along_x : tuple of float
-        Autocorrelation at lags 0, 1, ...; (1.0,) where the noise is white.
-    """
-
-    kind: str
-    gain: tuple[float, ...]
-    offset: tuple[float, ...]
-    floor: tuple[float, ...] = ()
-    along_y: tuple[float, ...] = (1.0,)
-    along_x: tuple[float, ...] = (1.0,)
-
-    def variance(self, level: torch.Tensor) -> torch.Tensor:
-        """Variance where the noise-free value is `level`, of shape (C, ...)."""
-        gain, offset, floor = (
-            torch.tensor(v, dtype=level.dtype, device=level.device).view(
-                -1, *[1] * (level.ndim - 1)
-            )
-            for v in (self.gain, self.offset, self.floor)
-        )
-        return (gain * level + offset).maximum(floor)
-
-    def facts(self) -> dict[str, Any]:
-        """For the record: plain numbers, grey levels; a single one where all channels agree."""
-
-        def plain(values: tuple[float, ...]) -> float | list[float]:
-            rounded = [float(f"{value:.6g}") for value in values]
-            return rounded[0] if len(set(rounded)) == 1 else rounded
-
-        facts: dict[str, Any] = {"kind": self.kind}
-        if self.kind == "gaussian":
-            facts["sigma"] = plain(tuple(math.sqrt(max(b, 0.0)) for b in self.offset))
-        elif self.kind == "poisson-gaussian":
-            facts |= {"gain": plain(self.gain), "offset": plain(self.offset)}
-        for name in ("along_y", "along_x"):
-            if len(getattr(self, name)) > 1:
-                facts[name] = [round(value, 4) for value in getattr(self, name)]
-        return facts
-
-    def scaled(self, centre: torch.Tensor, scale: torch.Tensor) -> Noise:
-        """The same noise of ``(values - centre) / scale``; both of shape (C,)."""
-        units = [(float(m), float(s)) for m, s in zip(centre, scale, strict=True)]
-        pairs = list(zip(self.gain, self.offset, self.floor, units, strict=True))
-        return replace(
-            self,
-            gain=tuple(a / s for a, _, _, (_, s) in pairs),
-            offset=tuple((a * m + b) / s**2 for a, b, _, (m, s) in pairs),
-            floor=tuple(f / s**2 for _, _, f, (_, s) in pairs),
-        )
-
-    def of(self, channels: list[int]) -> Noise:
-        """That of some channels."""
-        gain, offset, floor = (
-            tuple(v[c] for c in channels) for v in (self.gain, self.offset, self.floor)
-        )
-        return replace(self, gain=gain, offset=offset, floor=floor)
-
-    def put(self, channels: list[int], other: Noise) -> Noise:
-        """With that of some channels replaced; the correlation is the other's."""
-
-        def merged(mine: tuple[float, ...], its: tuple[float, ...]) -> tuple[float, ...]:
-            new = dict(zip(channels, its, strict=True))
-            return tuple(new.get(c, value) for c, value in enumerate(mine))
-
-        return replace(
-            other,
-            gain=merged(self.gain, other.gain),
-            offset=merged(self.offset, other.offset),
-            floor=merged(self.floor, other.floor),
-        )
-
-    def times(self, factor: float) -> Noise:
-        """The same noise with its variance multiplied."""
-        gain, offset, floor = (
-            tuple(v * factor for v in values) for values in (self.gain, self.offset, self.floor)
-        )
-        return replace(self, gain=gain, offset=offset, floor=floor)
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """What is known of one canvas after denoising.
-
-    Attributes
-    ----------
-    clean, std : ndarray of float32, shape (C, *spatial)
-        Posterior mean and its expected error, grey levels.
-    noise : Noise
-        As given or estimated, in grey levels.
-    blind_spot : str
-        What the prediction of a pixel did not see.
-    notes : list of Note
-    """
-
-    clean: np.ndarray
-    std: np.ndarray
-    noise: Noise
-    blind_spot: str
-    notes: list[Note]
-
-
-def given_noise(
-    channels: int, sigma: float | None, gain: float | None, offset: float | None
-) -> Noise:
-    """The noise a user states, the same for every channel.
-
-    Parameters
-    ----------
-    channels : int
-    sigma : float or None
-        Standard deviation, grey levels.
-    gain, offset : float or None
-        Of the variance ``gain * value + offset``.
-
-    Returns
-    -------
-    Noise
-    """
-    if sigma is not None:
-        kind = "gaussian" if sigma else "none"
-        return Noise(kind, (0.0,) * channels, (sigma**2,) * channels, (sigma**2,) * channels)
-    if gain is None or offset is None:
-        raise ValueError("neither sigma nor gain and offset")
-    floor = max(gain**2, 1e-3 * abs(offset)) * 0.05
-    kind = "poisson-gaussian" if gain or offset > 0 else "none"
-    return Noise(kind, (gain,) * channels, (offset,) * channels, (floor,) * channels)
-
-
-def grey_step(values: np.ndarray) -> float:
-    """Distance between the grey levels of quantised values, 0 where none is seen.
-
-    Parameters
-    ----------
-    values : ndarray of float
-
-    Returns
-    -------
-    float
-    """
-    some = values.reshape(-1)[:: max(1, values.size // 50_000)]
-    gaps = np.diff(np.unique(some))
-    if len(gaps) < 1 or len(gaps) > some.size / 2:
-        return 0.0
-    step = float(gaps.min())
-    whole = gaps / step
-    return step if np.abs(whole - whole.round()).max() < 0.02 else 0.0
+ACROSS = 0.5  # correlation across a line, over that along it, from which on it is no line
+PILED = 0.01  # share of the pixels at an end of the range from which on the noise may be cut off
 
 
 def cosines(size: int) -> torch.Tensor:
@@ -264,7 +107,7 @@ def autocorrelation(blocks: torch.Tensor, weight: torch.Tensor) -> list[tuple[fl
 
 
 def line_of(
-    along_y: tuple[float, ...], along_x: tuple[float, ...], least: float
+    along_y: tuple[float, ...], along_x: tuple[float, ...], least: float, across: float = ACROSS
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Keep a correlation that runs along one axis only.
 
@@ -276,6 +119,8 @@ def line_of(
         From `autocorrelation`.
     least : float
         Correlation of neighbours that matters.
+    across : float
+        Share of it that there may be along the other axis.
 
     Returns
     -------
@@ -284,7 +129,7 @@ def line_of(
     """
     white = (1.0,)
     y, x = (lags[1] if len(lags) > 1 else 0.0 for lags in (along_y, along_x))
-    if max(x, y) < least or min(x, y) > max(x, y) / 3:
+    if max(x, y) < least or min(x, y) > across * max(x, y):
         return white, white
     lags = along_x if x > y else along_y
     if len(lags) > 2 and lags[2] > DROP * lags[1] and lags[1] < 0.5:
@@ -293,26 +138,58 @@ def line_of(
     return (white, lags[: last + 1]) if x > y else (lags[: last + 1], white)
 
 
-def line_covariance(correlation: tuple[float, ...], size: int) -> torch.Tensor:
-    """Correlation matrix of neighbours on a line, made positive definite.
+def by_chance(pixels: float) -> float:
+    """Correlation that white noise of so many pixels shows now and then, by `autocorrelation`."""
+    return 3 / math.sqrt(max(pixels * 3 / 8, 1e-9))
+
+
+def correlation_in(
+    levels: list[Levels], pixels: int, blind_spot: str
+) -> tuple[tuple[float, ...], tuple[float, ...], list[Note]]:
+    """Correlation of the noise in the flat blocks, as far as it may be looked for.
 
     Parameters
     ----------
-    correlation : tuple of float
-        At lags 0, 1, ...
-    size : int
+    levels : list of Levels
+        One a channel.
+    pixels : int
+        Of all these channels.
+    blind_spot : str
+        As in the recipe: "auto" takes a correlation along one axis only, "x", "y" and a number say
+        where there is one. "0": as "auto", but no hint.
 
     Returns
     -------
-    Tensor, shape (size, size)
+    along_y, along_x : tuple of float
+        (1.0,) where there is none.
+    notes : list of Note
     """
-    lags = torch.zeros(max(size, len(correlation)), dtype=torch.float64)
-    lags[: len(correlation)] = torch.tensor(correlation, dtype=torch.float64)
-    matrix = lags[(torch.arange(size)[:, None] - torch.arange(size)).abs()]
-    power, axes = torch.linalg.eigh(matrix)
-    matrix = axes * power.clamp_min(0.02) @ axes.T
-    scale = matrix.diagonal().rsqrt()
-    return matrix * scale * scale[:, None]
+    white = (1.0,)
+    quiet = torch.cat([one.quiet for one in levels])
+    if not len(quiet):
+        return white, white, []
+    along_y, along_x = autocorrelation(quiet, torch.cat([one.weight for one in levels]))
+    least = by_chance(QUIET * pixels)
+    if blind_spot in ("auto", "0"):
+        least = max(LINE, least)
+        line = line_of(along_y, along_x, least)
+        notes = []
+        both = min(along_y[1:2] + along_x[1:2], default=0.0) > least
+        if blind_spot == "auto" and both and line == (white, white):
+            text = "neighbours agree along both axes: structure, or noise that is correlated; "
+            notes.append(Note(text + "if it is noise, try blind_spot 1"))
+        return *line, notes
+    least = max(SLIGHT, least / 3)
+
+    def seen(lags: tuple[float, ...]) -> tuple[float, ...]:
+        """Up to the last lag that matters."""
+        return lags[: 1 + max(k for k, r in enumerate(lags) if abs(r) > least)]
+
+    along_y, along_x = (
+        white if blind_spot == other else seen(lags)
+        for other, lags in (("x", along_y), ("y", along_x))
+    )
+    return along_y, along_x, []
 
 
 @dataclass(frozen=True)
@@ -375,14 +252,13 @@ def read_levels(
         return Levels(none, none, none, 1.0, blocks[:0], mean[:0])
     least, most = np.quantile(mean.numpy()[moving], (0.002, 0.998))
     place = ((mean.numpy() - least) / max(most - least, 1e-300)).clip(0, 1) ** 0.5
-    level = np.minimum((place * LEVELS).astype(int), LEVELS - 1)
-    if len(moving) < 4 * LEAST:
-        level[:] = 0
+    classes = max(1, min(LEVELS, len(moving) // (4 * LEAST)))
+    level = np.minimum((place * classes).astype(int), classes - 1)
     expected = math.sqrt(
         2 / ((side - from_y) * (side - from_x))
     )  # scatter of the high band of white noise
     rows, chosen, weights = [], [], []
-    for k in range(LEVELS):
+    for k in range(classes):
         at = moving[level[moving] == k]
         if len(at) < min(LEAST, len(moving)):
             continue
@@ -448,7 +324,7 @@ def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
     (constant,), _, _ = quantile_fit(ones[:, None], LOWEST)
     _, _, flat_error = quantile_fit(ones[:, None])
     centre, scale = mean.mean(), max(float(np.ptp(mean)), 1e-300)
-    if kind == "gaussian" or len(mean) < 5:
+    if kind == "gaussian" or len(mean) < (3 if kind == "poisson-gaussian" else 5):
         return ("gaussian" if kind == "auto" else kind), 0.0, float(constant)
     line, law, error = quantile_fit(np.stack([ones, (mean - centre) / scale], 1))
     gain = float(line[1] / scale)
@@ -459,7 +335,11 @@ def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
 
 
 def estimate_noise(
-    values: torch.Tensor, step: float, kind: str, draw: torch.Generator
+    values: torch.Tensor,
+    step: float,
+    kind: str,
+    draw: torch.Generator,
+    blind_spot: str = "auto",
 ) -> tuple[Noise, list[Note]]:
     """Estimate the noise of an image.
 
@@ -472,6 +352,8 @@ def estimate_noise(
     kind : str
         "auto", "gaussian" or "poisson-gaussian".
     draw : torch.Generator
+    blind_spot : str
+        As in the recipe: where the noise may be correlated.
 
     Returns
     -------
@@ -489,30 +371,91 @@ def estimate_noise(
         which = "the image is" if all(pure) else f"{sum(pure)} of {channels} channels are"
         text = f"{which} exactly flat in parts and shows no noise elsewhere: left as it is"
         notes.append(Note(text + " (give sigma if there is noise)"))
-    zeros = (0.0,) * channels
     if not use:
-        return Noise("none", zeros, zeros, zeros), notes
-    quiet = torch.cat([levels[c].quiet for c in use])
-    along = autocorrelation(quiet, torch.cat([levels[c].weight for c in use]))
-    along_y, along_x = line_of(along[0], along[1], LINE)
+        return _no_noise(values, step, notes)
+    cut = 0.0
+    for c in use:
+        blocks, share = _within_range(drawn[c], values[c], step)
+        again = read_levels(blocks) if share else levels[c]
+        if share and len(again.mean):
+            drawn[c], levels[c] = blocks, again
+        cut = max(cut, share)
+    pixels = len(use) * values[0].numel()
+    along_y, along_x, told = correlation_in([levels[c] for c in use], pixels, blind_spot)
     if len(along_y) + len(along_x) > 2:
-        again = [read_levels(blocks, along_y, along_x) for blocks in drawn]
-        use = [c for c in use if len(again[c].mean)]
-        levels = again
+        levels = [read_levels(blocks, along_y, along_x) for blocks in drawn]
+        use = [c for c in use if len(levels[c].mean)]
     laws = {c: fit_law([levels[c]], kind) for c in use}
     flat = [fit_law([levels[c]], "gaussian")[2] for c in use]
     if len(use) > 1 and max(flat) < ALIKE * min(flat):
         laws = dict.fromkeys(use, fit_law([levels[c] for c in use], kind))
     laws = {c: law for c, law in laws.items() if _counts(law, levels[c], step)}
+    if not laws:
+        return _no_noise(values, step, notes)
+    if cut:
+        text = (
+            f"{100 * cut:.2g} % of the pixels are at the end of the range: their noise is cut off"
+        )
+        notes.append(Note(text))
     kinds = {law[0] for law in laws.values()}
-    top = next((k for k in ("poisson-gaussian", "gaussian") if k in kinds), "none")
+    top = "poisson-gaussian" if "poisson-gaussian" in kinds else "gaussian"
     gain = tuple(laws[c][1] if c in laws else 0.0 for c in range(channels))
     offset = tuple(laws[c][2] if c in laws else 0.0 for c in range(channels))
     floor = tuple(
         max(0.2 * float(levels[c].variance.min()), step**2 / 12) if c in laws else 0.0
         for c in range(channels)
     )
-    return Noise(top, gain, offset, floor, along_y, along_x), notes
+    return Noise(top, gain, offset, floor, along_y, along_x), notes + told
+
+
+def _no_noise(values: torch.Tensor, step: float, notes: list[Note]) -> tuple[Noise, list[Note]]:
+    if any(has_few_counts(channel, step) for channel in values):
+        text = "too few counts to estimate the noise; for photon counts give gain 1, offset 0"
+        notes = [Note(text)]
+    zeros = (0.0,) * len(values)
+    return Noise("none", zeros, zeros, zeros), notes
+
+
+def has_few_counts(values: torch.Tensor, step: float) -> bool:
+    """Mostly at the least of a few grey levels, with others strewn over it: single photons.
+
+    Parameters
+    ----------
+    values : Tensor, shape (Z, Y, X)
+    step : float
+        Distance of the grey levels, 0 if they are not quantised.
+
+    Returns
+    -------
+    bool
+    """
+    if not step:
+        return False
+    lit = values > values.min()
+    count = int(lit.sum())
+    if not 0 < count < lit.numel() / 2:
+        return False
+    beside = max(int((lit & lit.roll(1, axis)).sum()) for axis in (1, 2))
+    return beside < count / 2
+
+
+def _within_range(
+    blocks: torch.Tensor, values: torch.Tensor, step: float
+) -> tuple[torch.Tensor, float]:
+    """Blocks without a pixel at an end of the range where pixels pile up; the share of these."""
+    some = values.reshape(-1)[:: max(1, values.numel() // 200_000)]
+    share, inside = 0.0, torch.ones(len(blocks), dtype=torch.bool)
+    width = 1.01 * step or float(some.max() - some.min()) / 256
+    for sign, last in ((1, some.min()), (-1, some.max())):
+        height = sign * (some - last)
+        end, first, second = (
+            int(((height > k * width) & (height <= (k + 1) * width)).sum()) for k in (-1, 0, 1)
+        )
+        # counts get fewer step by step, a cut off tail does not
+        if end > max(PILED * len(some), 3 * first) and first < 2 * second:
+            share += end / len(some)
+            inside &= (sign * (blocks - float(last))).amin((1, 2)) > 0
+    return (blocks[inside] if inside.sum() >= 4 * LEAST else blocks), share
 
 
 def _is_drawn(levels: Levels) -> bool:
@@ -525,22 +468,3 @@ def _is_drawn(levels: Levels) -> bool:
 def _counts(law: tuple[str, float, float], levels: Levels, step: float) -> bool:
     one = Noise(law[0], (law[1],), (law[2],), (0.0,))
     return is_noise(one, torch.from_numpy(levels.mean)[None], step)
-
-
-def is_noise(noise: Noise, level: torch.Tensor, step: float) -> bool:
-    """More than the rounding of the grey levels, or of the computer's numbers.
-
-    Parameters
-    ----------
-    noise : Noise
-    level : Tensor, shape (C, ...)
-        Values met in the image.
-    step : float
-        Distance of the grey levels, 0 if they are not quantised.
-
-    Returns
-    -------
-    bool
-    """
-    least = max(ROUNDING * step**2, (1e-6 * float(level.abs().max())) ** 2)
-    return float(noise.variance(level).max()) > least

@@ -13,7 +13,7 @@ from collections.abc import Generator
 
 import torch
 
-from knitcore.noise import Noise, line_covariance
+from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
 
 EVENT_SECONDS = 0.1

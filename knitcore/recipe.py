@@ -324,6 +324,11 @@ class Denoise(Recipe):
         "pixels to each side, or a line along x or y, for noise that is correlated there; "
         "'auto' looks for such noise.",
     )
+    hot_pixels: Literal["replace", "keep"] = Field(
+        "replace",
+        description="Pixels far outside the noise of their neighbours, hot or dead: replace them by "
+        "the median of these, or keep them, where a bright pixel may be real.",
+    )
     nan_as_hole: bool = Field(
         False, description="Fill NaN and infinite pixels instead of refusing them."
     )

@@ -35,6 +35,7 @@ ORDER = (
     "harmonic",
     "patches",
     "tiles",
+    "noise_model",
     "noise",
     "sampling",
     "spectrum",

@@ -15,7 +15,7 @@ from knitcore.blind_spot import (
     surround,
 )
 from knitcore.fit import random_source
-from knitcore.noise import Noise
+from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
 
 ONE = Noise("gaussian", (0.0,), (1.0,), (1.0,))
@@ -102,6 +102,12 @@ def test_a_pattern_that_repeats_itself_is_not_noise():
     noise = torch.randn(1, 1, 64, 64, generator=random_source(1))
     assert predicted_share(surround(noise, {(0, 0)}), ONE, draw) > 0.9
     assert predicted_share(surround(noise[..., :9, :9], {(0, 0)}), ONE, draw) == math.inf
+
+
+@pytest.mark.parametrize("high", [4, 5, 6, 8, 16])
+def test_noise_of_a_thin_strip_is_not_predicted_from_its_mirror_image(high):
+    strip = torch.randn(1, 1, high, 400, generator=random_source(2))
+    assert predicted_share(surround(strip, {(0, 0)}), ONE, random_source(0)) > 0.9
 
 
 def test_noise_taken_too_large_is_lowered():

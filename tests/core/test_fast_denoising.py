@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from knitcore.fast_denoising import denoise_steps_on_canvas, replace_lone
-from knitcore.noise import Noise
+from knitcore.fast_denoising import denoise_steps_on_canvas, replace_lone, standing_out
+from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
 
 QUICK = {"steps": 60, "width": 48}
@@ -67,6 +67,7 @@ def test_an_image_without_noise_stays_as_it_is(image):
     done, _ = canvas(image)
     assert done.noise.kind == "none"
     np.testing.assert_array_equal(done.clean, image.astype(np.float32))
+    assert not done.std.any()
 
 
 def test_noise_along_x_is_widened_for_and_named():
@@ -87,6 +88,7 @@ def test_a_channel_without_noise_stays_and_the_others_gain():
     noisy[1] = np.indices((72, 72))[0] // 9
     done, _ = canvas(noisy)
     np.testing.assert_array_equal(done.clean[1], noisy[1].astype(np.float32))
+    assert not done.std[1].any()
     assert error(done.clean[0], clean[0]) < 4
     assert done.noise.offset[1] == 0
 
@@ -150,3 +152,94 @@ def test_a_line_one_pixel_wide_is_no_defect():
     assert count == 1
     assert replaced[0, 0, 3, 14] == 0
     assert (replaced[..., 7] == 1000).all()
+
+
+def test_a_hot_pixel_has_a_wide_error_and_may_be_kept():
+    clean = picture(1, 72, 72)
+    noisy = clean + noise(clean.shape)
+    noisy[0, 30, 50] = 5000
+    replaced, _ = canvas(noisy)
+    assert replaced.std[0, 30, 50] >= abs(5000 - replaced.clean[0, 30, 50]) * 0.45
+    kept, _ = canvas(noisy, hot_pixels="keep")
+    assert kept.clean[0, 30, 50] == pytest.approx(5000)
+    assert error(np.delete(kept.clean, 30, 1), np.delete(clean, 30, 1)) < 4
+
+
+def test_a_point_of_light_is_no_defect():
+    y, x = np.mgrid[:20, :20]
+    values = 1000 * np.exp(-((y - 9) ** 2 + (x - 12) ** 2) / 2 / 0.6**2)[None, None]
+    values[0, 0, 3, 4] = 1000
+    replaced, count = replace_lone(
+        torch.tensor(values, dtype=torch.float32), Noise("gaussian", (0.0,), (100.0,), (100.0,))
+    )
+    assert count == 1
+    assert replaced[0, 0, 3, 4] < 10
+    assert replaced[0, 0, 9, 12] == 1000
+
+
+def test_single_bright_pixels_are_kept_as_measured_and_counted():
+    clean = np.full((1, 96, 96), 100.0)
+    clean[0, 10:90:20, 30] += 90
+    noisy = clean + noise(clean.shape)
+    done, _ = canvas(noisy, hot_pixels="keep")
+    np.testing.assert_allclose(done.clean[clean > 100], noisy[clean > 100], rtol=1e-5)
+    assert done.notes[-1].text.startswith("4 pixels stand out")
+    assert done.std[clean > 100] == pytest.approx(10, rel=0.2)
+    assert error(done.clean[clean == 100], 100) < 2
+
+
+def test_what_stands_out_of_white_noise():
+    white = Noise("gaussian", (0.0,), (4.0,), (4.0,))
+    off = torch.zeros(1, 1, 20, 20)
+    off[0, 0, 3, 3], off[0, 0, 3, 15] = 11.2, 10.0  # 5.6 and 5 deviations
+    off[0, 0, 12:14, 8] = -9.0  # two together
+    off[0, 0, 12, 15], off[0, 0, 12, 16] = 9.0, -9.0
+    found = standing_out(off, torch.zeros_like(off), white)
+    assert found.nonzero()[:, 2:].tolist() == [[3, 3], [12, 8], [13, 8]]
+    lined = Noise("gaussian", (0.0,), (4.0,), (4.0,), along_y=(1.0, 0.5))
+    assert standing_out(off, torch.zeros_like(off), lined).sum() == 1
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "poisson"])
+def test_noise_alone_does_not_stand_out(kind):
+    rng, shape = np.random.default_rng(3), (1, 128, 128)
+    photons = picture(*shape) / 20
+    noisy = rng.normal(100, 10, shape) if kind == "gaussian" else rng.poisson(photons)
+    done, _ = canvas(noisy)
+    assert not [note for note in done.notes if "kept" in note.text]
+
+
+def test_white_noise_of_a_small_image_raises_no_warning():
+    for seed in range(3):
+        done, _ = canvas(100 + noise((1, 48, 56), seed=seed))
+        assert done.noise.kind == "gaussian"
+        assert not done.notes
+
+
+@pytest.mark.parametrize("given", [{"sigma": 5.0}, {"gain": 1e6, "offset": 0.0}])
+@pytest.mark.parametrize("image", [np.full((1, 40, 40), 7.0), picture(1, 40, 40)])
+def test_a_noise_that_is_not_there_is_not_said_to_be_correlated(image, given):
+    done, _ = canvas(image, **given)
+    assert not [note for note in done.notes if "correlated" in note.text]
+
+
+def test_both_axes_of_a_square_are_named():
+    white = noise((1, 98, 98), 15)
+    row = (white[..., :-2] + 2 * white[..., 1:-1] + white[..., 2:]) / 6**0.5
+    both = (row[:, :-2] + 2 * row[:, 1:-1] + row[:, 2:]) / 6**0.5
+    clean = picture(1, 96, 96)
+    done, _ = canvas(clean + both, blind_spot="1")
+    assert "along x (0." in done.notes[-1].text
+    assert "and y (0." in done.notes[-1].text
+    plain, _ = canvas(clean + both)
+    assert error(done.clean, clean) < error(plain.clean, clean)
+
+
+def test_gaussian_noise_asked_for_has_the_mean_strength_of_one_that_grows():
+    clean = np.linspace(0.2, 4, 128) * np.ones((1, 128, 1))
+    counts = np.random.default_rng(0).poisson(clean)
+    done, _ = canvas(counts, noise="gaussian")
+    assert done.noise.kind == "gaussian"
+    assert done.noise.offset[0] == pytest.approx(2.1, rel=0.25)
+    assert done.notes[0].level == "warning"
+    assert "poisson-gaussian fits better" in done.notes[0].text

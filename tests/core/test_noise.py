@@ -6,16 +6,14 @@ import torch
 
 from knitcore.fit import random_source
 from knitcore.noise import (
-    Noise,
     autocorrelation,
     cosines,
     draw_blocks,
     estimate_noise,
-    given_noise,
-    grey_step,
-    line_covariance,
+    has_few_counts,
     line_of,
 )
+from knitcore.noise_model import Noise, given_noise, grey_step, line_covariance
 
 
 def scene(side=160):
@@ -25,10 +23,18 @@ def scene(side=160):
     return waves + 10.0 * (np.hypot(x - 0.5, y - 0.4) < 0.2)
 
 
-def estimate(values, kind="auto", step=0.0):
+def estimate(values, kind="auto", step=0.0, blind_spot="auto"):
     tensor = torch.tensor(np.asarray(values), dtype=torch.float32)
     tensor = tensor.reshape(1, 1, *tensor.shape) if tensor.ndim == 2 else tensor
-    return estimate_noise(tensor, step, kind, random_source(0, "test"))
+    return estimate_noise(tensor, step, kind, random_source(0, "test"), blind_spot)
+
+
+def running_on(shape, correlation, seed=0):
+    """Noise of variance 1 whose neighbours along y have this correlation."""
+    rows = np.random.default_rng(seed).normal(size=shape)
+    for y in range(1, len(rows)):
+        rows[y] = correlation * rows[y - 1] + (1 - correlation**2) ** 0.5 * rows[y]
+    return rows
 
 
 @pytest.mark.parametrize("sigma", [5.0, 20.0])
@@ -99,6 +105,88 @@ def test_noise_along_a_line_is_seen_on_its_axis():
     turned, _ = estimate(scene(200) + lined.T)
     assert turned.along_x == (1.0,)
     assert turned.along_y[1] == pytest.approx(2 / 3, abs=0.06)
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.4, 0.8])
+def test_lines_that_are_told_of_are_measured_with_their_strength(correlation):
+    lined = 15 * running_on((160, 160), correlation)
+    noise, _ = estimate(scene() + lined, blind_spot="y")
+    assert noise.along_x == (1.0,)
+    assert noise.along_y[1] == pytest.approx(correlation, abs=0.1)
+    assert noise.offset[0] ** 0.5 == pytest.approx(15, rel=0.2)
+    turned, _ = estimate(scene() + lined.T, blind_spot="x")
+    assert turned.along_y == (1.0,)
+    assert turned.offset[0] ** 0.5 == pytest.approx(15, rel=0.2)
+
+
+def test_noise_correlated_along_both_axes_is_hinted_at_and_measured_when_told():
+    white = np.random.default_rng(5).normal(size=(163, 163))
+    row = white[:, :-2] + 2 * white[:, 1:-1] + white[:, 2:]
+    both = 15 * (row[:-2] + 2 * row[1:-1] + row[2:])[:160, :160] / 6
+    noise, notes = estimate(scene() + both)
+    assert noise.along_x == noise.along_y == (1.0,)
+    assert "both axes" in notes[0].text
+    assert "blind_spot 1" in notes[0].text
+    told, notes = estimate(scene() + both, blind_spot="1")
+    assert min(len(told.along_x), len(told.along_y)) >= 2
+    assert told.offset[0] ** 0.5 == pytest.approx(15, rel=0.25)
+    assert not notes
+
+
+def test_white_noise_stays_white_where_a_blind_spot_is_asked_for():
+    noisy = scene() + np.random.default_rng(6).normal(0, 15, (160, 160))
+    for blind_spot in ("x", "y", "2"):
+        noise, _ = estimate(noisy, blind_spot=blind_spot)
+        assert noise.offset[0] ** 0.5 == pytest.approx(15, rel=0.1)
+
+
+def test_few_pixels_show_no_line():
+    noise, _ = estimate(np.random.default_rng(0).normal(size=(4, 4)))
+    assert noise.along_x == noise.along_y == (1.0,)
+
+
+@pytest.mark.parametrize("side", [28, 32, 40, 48])
+def test_noise_of_a_small_image_is_found(side):
+    found = []
+    for seed in range(6):
+        white = np.random.default_rng(seed).normal(0, 15, (side, side))
+        noise, _ = estimate(scene(side) + white)
+        found.append(max(noise.offset[0], 0) ** 0.5)
+    assert min(found) > 9
+    assert np.mean(found) == pytest.approx(15, rel=0.1)
+
+
+def test_photon_noise_of_a_small_image_has_its_gain_when_told():
+    gains = []
+    for seed in range(4):
+        photons = np.random.default_rng(seed).poisson(scene(48) / 4)
+        gains.append(estimate(photons, "poisson-gaussian", step=1.0)[0].gain[0])
+    assert np.mean(gains) == pytest.approx(1, rel=0.4)
+
+
+@pytest.mark.parametrize("mean", [0.03, 0.1])
+def test_single_photons_are_told_from_drawings(mean):
+    counts = np.random.default_rng(0).poisson(mean, (96, 96))
+    noise, notes = estimate(counts, step=1.0)
+    assert noise.kind == "none"
+    assert "too few counts" in notes[0].text
+    drawing = torch.tensor(np.kron(counts[:24, :24], np.ones((4, 4))))[None]
+    assert not has_few_counts(drawing, 1.0)
+
+
+def test_noise_that_is_cut_off_at_the_ends_is_read_elsewhere():
+    rng = np.random.default_rng(0)
+    noisy = (2 * scene(256) - 120 + rng.normal(0, 20, (256, 256))).round().clip(0, 255)
+    noise, notes = estimate(noisy, step=1.0)
+    assert "at the end of the range" in notes[0].text
+    assert noise.kind == "gaussian"
+    assert noise.offset[0] ** 0.5 == pytest.approx(20, rel=0.06)
+
+
+def test_photon_counts_are_not_cut_off_at_zero():
+    for mean in (0.5, 1, 3):
+        counts = np.random.default_rng(0).poisson(mean * scene(128) / 125)
+        assert not estimate(counts, step=1.0)[1]
 
 
 def test_autocorrelation_of_white_noise_is_a_spike():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from knitcore.fit import random_source
-from knitcore.noise import Noise
+from knitcore.noise_model import Noise
 from knitcore.posterior import (
     find_groups,
     group_posterior,
