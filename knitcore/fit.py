@@ -222,7 +222,7 @@ def _fit_once(
     draw = random_source(recipe.seed, target.key, "tiles", restart)
     averaged: list[torch.Tensor] | None = None
     counts = None if recipe.tiles else whole_counts(pyramid)
-    reported = previewed = time.monotonic()
+    reported = measured = previewed = time.monotonic()
     reach = max(scales)
     if target.coarse is not None:
         reach = max(reach, *target.coarse.margin) + max(target.coarse.factors)
@@ -261,8 +261,9 @@ def _fit_once(
         averaged = _average(averaged, parameters, recipe, step)
 
         now = time.monotonic()
-        if now - reported > EVENT_SECONDS or step == recipe.steps - 1:
-            reported = now
+        # on a clock of its own: the passes of a slow step have just reported
+        if now - measured > EVENT_SECONDS or step == recipe.steps - 1:
+            reported = measured = now
             # the only place where the device is waited for
             state.losses = {name: float(value.mean()) for name, value in totals.items()}
             state.done = (step + 1) / recipe.steps

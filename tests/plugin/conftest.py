@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WAIT = 300_000  # ms; only a guard against waiting for ever
+WAIT = 120_000  # ms; only a guard against waiting for ever
 
 
 @pytest.fixture
