@@ -19,6 +19,7 @@ ADVANCED = (
     "gain",
     "offset",
     "channels",
+    "hot_pixels",
     "planes",
     "nan_as_hole",
     "steps",

@@ -20,7 +20,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "denoise": {
         "Noise": ("noise", "sigma", "gain", "offset", "blind_spot"),
-        "Image": ("channels", "planes", "nan_as_hole"),
+        "Image": ("channels", "planes", "hot_pixels", "nan_as_hole"),
         "Fit": (*_FIT, "steps"),
     },
     "super-resolve": {
