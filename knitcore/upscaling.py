@@ -47,6 +47,7 @@ OPPONENT = (
 # of a range of 255: below, an inversion believes in its kernel too much
 LEAST_NOISE = {"sharp": 0.02, "blurred": 0.25}
 EDGE = 18.0  # gradient at which total variation expects an edge; of 9, 18 and 22 on three of Set5
+ROUNDING = 1e-5  # of single precision, in a sum of some dozen products
 WIDE = 0.6  # sigma in coarse pixels from which next to no structure is left at the finest detail
 SHARP = 0.2  # a kernel with a sigma below this, in coarse pixels, is taken for none
 
@@ -468,13 +469,16 @@ def _posterior(
         columns = F.unfold(plane[None], size)[0].view(channels, pixels, -1).permute(2, 0, 1)
         columns = columns.contiguous()
         total, count = torch.zeros_like(columns), columns.new_zeros(len(columns))
-        noise = error**2 * torch.eye(pixels, device=image.device)
+        eye = torch.eye(pixels, device=image.device)
+        noise = error**2 * eye
         for chunk in numbers.split(1024):
             group = columns[chunk].transpose(1, 2)  # groups, C, members, pixels
             mean = group.mean(2, keepdim=True)
             group = group - mean
             cov = group.transpose(-1, -2) @ group / (chunk.shape[1] - 1)
-            root = torch.linalg.cholesky(cov + noise)
+            # beside a hot pixel's variance the noise would be lost in rounding
+            least = cov.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None] * ROUNDING
+            root = torch.linalg.cholesky(cov + noise + least * eye)
             gain = -(error**2) * torch.cholesky_inverse(root)
             guess = (mean + group + group @ gain).transpose(1, 2)
             total.index_add_(0, chunk.reshape(-1), guess.reshape(-1, channels, pixels))

@@ -229,3 +229,14 @@ def test_what_cannot_be_done_is_refused(image, fields, error, words):
 def test_time_cannot_be_super_resolved():
     with pytest.raises(knit.InputError, match="time"):
         knit.super_resolve(np.zeros((4, 20, 20), np.uint8), "2x2x2", axes="TYX")
+
+
+def test_a_hot_pixel_stays_in_its_place_and_spoils_nothing(data):
+    """A real hot pixel of 60 000 among signals below 100."""
+    image = tifffile.imread(data / "twochannel_hotpixel_crop.tif")
+    y, x = np.unravel_index(np.argmax(image[0]), image[0].shape)
+    part = image[:, max(0, y - 30) : y + 30, max(0, x - 30) : x + 30]
+    result = knit.super_resolve(part, 2, axes="CYX")
+    assert result.image.max() <= 1.2 * part.max()
+    far = np.abs(np.arange(result.image.shape[1]) - 2 * min(y, 30)) > 24
+    assert result.image[:, far].max() < 3 * np.percentile(part, 99)
