@@ -16,7 +16,7 @@ LONG = ("inpaint", "cells.tif", "--mask", "dust.png", "--steps", "1000000", "--e
 LONG += ("--knit-depth", "0")  # a small hole is fitted, too
 LONGS = {
     "inpaint": LONG,
-    "denoise": ("denoise", "cells.tif", "--steps", "1000000", "--sigma", "9", "--save-std"),
+    "denoise": ("denoise", "cells.tif", "--method", "knitwork", "--steps", "1000000", "--save-std"),
     "super-resolve": ("super-resolve", "cells.tif", "--method", "knitwork", "--steps", "1000000"),
 }
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
