@@ -21,7 +21,7 @@ from knitcore.running import (
 )
 
 if TYPE_CHECKING:
-    from knitcore.noise import Denoised
+    from knitcore.noise_model import Denoised
 
 
 def denoise(

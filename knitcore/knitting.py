@@ -14,7 +14,7 @@ from knitcore.degradation import starting_kernel
 from knitcore.events import Note, Stage
 from knitcore.filling import standardise
 from knitcore.fit import Coarse, Fitted, Target, fit_region
-from knitcore.noise import Denoised, Noise
+from knitcore.noise_model import Denoised, Noise
 from knitcore.recipe import Recipe
 from knitcore.running import Canvas, Run
 from knitcore.upscaling import Upscaled, consistency

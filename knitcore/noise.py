@@ -17,10 +17,7 @@ import numpy as np
 import torch
 
 from knitcore.events import Note
-from knitcore.noise_model import Denoised as Denoised
-from knitcore.noise_model import Noise as Noise
-from knitcore.noise_model import grey_step as grey_step
-from knitcore.noise_model import is_noise, line_covariance
+from knitcore.noise_model import Noise, is_noise, line_covariance
 
 BLOCK = 8  # side of the transformed blocks, pixels
 BLOCKS = 60_000  # as many are looked at, of all channels together

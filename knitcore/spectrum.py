@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import convolve1d
 from scipy.optimize import minimize
 
-from knitcore.noise import grey_step
+from knitcore.noise_model import grey_step
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from knitcore.degradation import (
 )
 from knitcore.events import Note, Stage
 from knitcore.fit import random_source
-from knitcore.noise import estimate_noise, grey_step
+from knitcore.noise import estimate_noise
+from knitcore.noise_model import grey_step
 from knitcore.recipe import SuperResolve
 from knitcore.sampling import Degradation, back_project, enlarge
 from knitcore.spectrum import WIDEST, flat_noise, noise_floor
