@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, timed
 from inpainting import FILLS, as_rgb, scores
-from settings import ARTICLE_INPAINTING
+from settings import ARTICLE_INPAINTING, TILE
 from tables import (
     LEARNED,
     MODULES,
@@ -73,7 +73,7 @@ def fill(
 
         axes = "YXS"[: image.ndim]
         made = knitcore.inpaint(
-            image, mask, axes=axes, preset="paper", steps=steps, device=device, seed=0
+            image, mask, axes=axes, preset="paper", steps=steps, tile=TILE, device=device, seed=0
         )
         return made.image / 255
     return FILLS[method](image, mask)[0]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, timed
 from denoising import DENOISERS, add_noise
-from settings import ARTICLE_DENOISING, ORDER
+from settings import ARTICLE_DENOISING, ORDER, TILE
 from tables import (
     LEARNED,
     MODULES,
@@ -56,7 +56,7 @@ def clean_up(
 
         axes = "YXS"[: noisy.ndim]
         return knitcore.denoise(
-            noisy, axes=axes, preset="paper", steps=steps, device=device, seed=0
+            noisy, axes=axes, preset="paper", steps=steps, tile=TILE, device=device, seed=0
         ).image
     result = DENOISERS["blind" if method == "fast" else method](noisy, sigma)
     return result[0] if isinstance(result, tuple) else result
