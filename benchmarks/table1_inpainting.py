@@ -18,10 +18,9 @@ from common import RESULTS, timed
 from inpainting import FILLS, as_rgb, scores
 from settings import ARTICLE_INPAINTING, TILE
 from tables import (
-    LEARNED,
     MODULES,
     Cells,
-    low_precision,
+    choose_precision,
     machine_line,
     reduced,
     run_peer,
@@ -94,8 +93,7 @@ def measure(
     from knitcore import psnr, ssim
 
     method = case["method"]
-    if method in LEARNED:
-        low_precision()
+    choose_precision(method)
     image = reduced(data / case["image"], side)
     mask = hole_mask(data, case["image"], case["column"], image.shape)
     damaged = image.copy()

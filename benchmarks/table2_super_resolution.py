@@ -17,10 +17,9 @@ from common import RESULTS, timed
 from settings import ARTICLE_SUPER_RESOLUTION
 from super_resolution import ENLARGERS, FACTORS, KERNELS, degrade, true_kernel
 from tables import (
-    LEARNED,
     MODULES,
     Cells,
-    low_precision,
+    choose_precision,
     machine_line,
     reduced,
     run_peer,
@@ -71,8 +70,7 @@ def measure(
     from knitcore import psnr, ssim
 
     method = case["method"]
-    if method in LEARNED:
-        low_precision()
+    choose_precision(method)
     factor, kernel = int(case["column"][1]), case["column"][3:]
     fine = reduced(data / case["image"], side, max(FACTORS))
     coarse = degrade(fine, true_kernel(kernel, factor), factor)

@@ -17,10 +17,9 @@ from common import RESULTS, timed
 from denoising import DENOISERS, add_noise
 from settings import ARTICLE_DENOISING, ORDER, TILE
 from tables import (
-    LEARNED,
     MODULES,
     Cells,
-    low_precision,
+    choose_precision,
     machine_line,
     reduced,
     run_peer,
@@ -75,8 +74,7 @@ def measure(
     from knitcore import psnr, ssim
 
     method, sigma = case["method"], int(case["column"])
-    if method in LEARNED:
-        low_precision()
+    choose_precision(method)
     clean = reduced(data / case["image"], side)
     noisy = add_noise(clean, sigma, ORDER.index(case["image"]))
     warm_up(method)
