@@ -87,7 +87,8 @@ class Case:
             function = getattr(
                 import_module(f"knitcore.baselines.{module}"), f"{name[self.task]}_{module}_steps"
             )
-            return function(*self.told, preview_every=max(1, count // PICTURES), **told)
+            told |= {"precision": "bfloat16", "preview_every": max(1, count // PICTURES)}
+            return function(*self.told, **told)
         import knitcore
         from knitcore.recipe import make_recipe
 

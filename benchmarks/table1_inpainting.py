@@ -66,7 +66,8 @@ def fill(
 ) -> np.ndarray:
     """The picture as a method has it, in [0, 1]."""
     if method in MODULES:
-        return run_peer(method, "inpaint", steps, image, mask, device=device) / 255
+        told = {"device": device, "precision": "bfloat16"}
+        return run_peer(method, "inpaint", steps, image, mask, **told) / 255
     if method == "paper":
         import knitcore
 

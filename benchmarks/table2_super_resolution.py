@@ -37,7 +37,7 @@ def enlarge(
 ) -> np.ndarray:
     """The enlarged picture as a method has it; all know that coarse pixel i is fine pixel i factor."""
     if method in MODULES:
-        told = {"device": device, "anchor": "corner"}
+        told = {"device": device, "anchor": "corner", "precision": "bfloat16"}
         return run_peer(method, "super-resolve", steps, coarse, factor, **told)
     if method == "paper":
         import knitcore

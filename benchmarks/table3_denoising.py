@@ -49,7 +49,7 @@ def clean_up(
 ) -> np.ndarray:
     """The picture as a method has it, in grey levels; σ is told to the classical methods only."""
     if method in MODULES:
-        return run_peer(method, "denoise", steps, noisy, device=device)
+        return run_peer(method, "denoise", steps, noisy, device=device, precision="bfloat16")
     if method == "paper":
         import knitcore
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -73,12 +72,14 @@ def peer(method: str, task: str) -> Callable[..., Any]:
 
 
 def run_peer(method: str, task: str, steps: int, *told: Any, **options: Any) -> np.ndarray:
-    """Run a learned peer; with 0 steps it decides itself. What it has no option for is left out."""
-    function = peer(method, task)
+    """Run a learned peer; with 0 steps it decides itself."""
     if steps:
         options["steps"] = steps
-    known = inspect.signature(function).parameters
-    return function(*told, seed=0, **{k: v for k, v in options.items() if k in known})
+    if method not in ("mlp", "dip"):
+        options.pop("precision", None)
+    if method == "singan":
+        options.pop("anchor", None)
+    return peer(method, task)(*told, seed=0, **options)
 
 
 def method_key(method: str, task: str, side: int, length: str) -> str:

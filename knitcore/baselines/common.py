@@ -92,7 +92,7 @@ class Clock:
         """Whether to report after this step (counted from 1)."""
         return step == self.total or time.monotonic() - self.told >= EVENT_SECONDS
 
-    def progress(self, step: int, **losses: float) -> Progress:
+    def progress(self, step: float, **losses: float) -> Progress:
         """The report."""
         self.told = time.monotonic()
         seconds = self.told - self.begin
