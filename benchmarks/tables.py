@@ -77,8 +77,6 @@ def run_peer(method: str, task: str, steps: int, *told: Any, **options: Any) -> 
         options["steps"] = steps
     if method not in ("mlp", "dip"):
         options.pop("precision", None)
-    if method == "singan":
-        options.pop("anchor", None)
     return peer(method, task)(*told, seed=0, **options)
 
 
