@@ -30,6 +30,7 @@ from knitcore.networks import (
     DegradationKernel,
     Discriminator,
     FourierFeatures,
+    PatchCentre,
     PatchMLP,
     Reconstructor,
 )
@@ -198,7 +199,7 @@ def _fit_once(
     tile = tile_shape(recipe, shape)
     # a patch entry farther off than the tile is wide could never be compared with anything
     scales = tuple(s for s in recipe.scales if s < max(tile)) or (1,)
-    pyramid = make_pyramid(target.values, target.weight, scales, device)
+    pyramid = make_pyramid(target.values, target.weight, scales, device, recipe.patch_size)
     networks, discriminator = build_networks(recipe, len(scales), target, restart, device)
     rate = recipe.rate / 2**restart
     parameters = [p for network in networks for p in network.parameters()]
@@ -314,7 +315,7 @@ def random_source(seed: int, *names: object) -> torch.Generator:
 
 def build_networks(
     recipe: Recipe, scales: int, target: Target, restart: int, device: torch.device
-) -> tuple[tuple[PatchMLP, Reconstructor], Discriminator | None]:
+) -> tuple[tuple[PatchMLP, Reconstructor | PatchCentre], Discriminator | None]:
     """Make the networks of one fit (article, Fig. 2).
 
     Parameters
@@ -329,22 +330,23 @@ def build_networks(
 
     Returns
     -------
-    (PatchMLP, Reconstructor), Discriminator or None
+    (PatchMLP, Reconstructor or PatchCentre), Discriminator or None
     """
     generators = [
         random_source(recipe.seed, target.key, e, restart) for e in range(recipe.ensemble)
     ]
     channels, dimensions = target.values.shape[0], target.want.ndim
-    patch = (scales, 3**dimensions, channels)
+    patch = (scales, recipe.patch_size**dimensions, channels)
     sigmas = list(itertools.islice(itertools.cycle(recipe.fourier_scales), recipe.ensemble))
     directions = [(torch.from_numpy(m).float(), share) for m, share in target.directions]
     encoding = FourierFeatures(generators, dimensions, recipe.frequencies, sigmas, directions)
     sigmoid = recipe.network_output == "sigmoid"
     patch_mlp = PatchMLP(generators, encoding, recipe.width, recipe.depth, patch, sigmoid)
-    residual = recipe.reconstructor == "residual"
-    reconstructor = Reconstructor(
-        generators, patch, recipe.width, recipe.reconstructor_depth, residual, sigmoid
-    )
+    reconstructor: Reconstructor | PatchCentre = PatchCentre()
+    if recipe.reconstructor != "none":
+        residual = recipe.reconstructor == "residual"
+        depth = recipe.reconstructor_depth
+        reconstructor = Reconstructor(generators, patch, recipe.width, depth, residual, sigmoid)
     discriminator = Discriminator(generators, patch, recipe.width) if recipe.discriminator else None
     if discriminator is not None:
         discriminator.to(device)
@@ -401,7 +403,9 @@ def make_scene(
         with torch.no_grad():
             kernel.weights[0].copy_(start.expand_as(kernel.weights[0]))
             kernel.requires_grad_(False)
-    pyramid = make_pyramid(coarse.values, np.ones_like(coarse.values), scales, device)
+    pyramid = make_pyramid(
+        coarse.values, np.ones_like(coarse.values), scales, device, recipe.patch_size
+    )
     places = torch.from_numpy(np.argwhere(np.ones(coarse.values.shape[1:], bool)))
     if len(places) > REAL_PATCHES:
         draw = random_source(recipe.seed, key, "real patches", restart)
@@ -459,7 +463,7 @@ def learning_rate(recipe: Recipe, highest: float, step: int) -> float:
 def batch_losses(
     batch: Batch,
     pyramid: Pyramid,
-    networks: tuple[PatchMLP, Reconstructor],
+    networks: tuple[PatchMLP, Reconstructor | PatchCentre],
     discriminator: Discriminator | None,
     recipe: Recipe,
     scales: tuple[int, ...],
@@ -473,7 +477,7 @@ def batch_losses(
     ----------
     batch : Batch
     pyramid : Pyramid
-    networks : (PatchMLP, Reconstructor)
+    networks : (PatchMLP, Reconstructor or PatchCentre)
     discriminator : Discriminator or None
     recipe : Recipe
     scales : tuple of int
@@ -591,13 +595,13 @@ def _average(
 
 
 def render(
-    networks: tuple[PatchMLP, Reconstructor], target: Target, recipe: Recipe
+    networks: tuple[PatchMLP, Reconstructor | PatchCentre], target: Target, recipe: Recipe
 ) -> Iterator[np.ndarray]:
     """Values at the wanted pixels, some thousand coordinates at a time.
 
     Parameters
     ----------
-    networks : (PatchMLP, Reconstructor)
+    networks : (PatchMLP, Reconstructor or PatchCentre)
     target : Target
     recipe : Recipe
 

@@ -94,7 +94,8 @@ def consistency_loss(
     grid = patches.unflatten(1, (-1, *tile)).flatten(-3, -2)
     # unbind: the gradient of each entry is written once, not as a slice of the whole
     entry = grid.unbind(-2)
-    offsets = list(itertools.product((-1, 0, 1), repeat=len(tile)))
+    reach = 1 if patches.shape[-2] > 1 else 0  # patches of a single pixel have no neighbours
+    offsets = list(itertools.product(range(-reach, reach + 1), repeat=len(tile)))
     middle = len(offsets) // 2
     reference = entry[middle]
     total, entries = 0.0 * reference.flatten(1).sum(1), 0

@@ -127,6 +127,13 @@ class Reconstructor(nn.Module):
         return torch.sigmoid(x) if self.sigmoid else x
 
 
+class PatchCentre(nn.Module):
+    """Patch -> its own centre at the lowest scale: no reconstructor, for the article's ablation."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return patch_centre(patches)
+
+
 class Discriminator(nn.Module):
     """Patch -> logit of being real (article, 3.2): 3 LeakyReLU layers, slope 0.2."""
 

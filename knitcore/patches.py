@@ -13,19 +13,21 @@ BLUR = 0.5  # Gaussian sd before sampling at scale s > 1, in units of s
 LEAST_SHARE = 0.6  # a blurred value counts as known when this share of its kernel was
 
 
-def patch_offsets(dimensions: int) -> np.ndarray:
+def patch_offsets(dimensions: int, size: int = 3) -> np.ndarray:
     """Offsets of a 3x3 (or 3x3x3) patch in rows; the middle one is its centre.
 
     Parameters
     ----------
     dimensions : int
         2 or 3.
+    size : int
+        3, or 1 for the centre alone.
 
     Returns
     -------
     ndarray of int, shape (K, D)
     """
-    return np.array(list(itertools.product((-1, 0, 1), repeat=dimensions)))
+    return np.array(list(itertools.product(range(-(size // 2), size // 2 + 1), repeat=dimensions)))
 
 
 def blur_known(values: np.ndarray, known: np.ndarray, sd: float) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +87,11 @@ class Pyramid:
 
 
 def make_pyramid(
-    values: np.ndarray, weight: np.ndarray, scales: tuple[int, ...], device: torch.device
+    values: np.ndarray,
+    weight: np.ndarray,
+    scales: tuple[int, ...],
+    device: torch.device,
+    size: int = 3,
 ) -> Pyramid:
     """Blur and pad a region for patch gathering.
 
@@ -98,6 +104,8 @@ def make_pyramid(
     scales : tuple of int
         Patch spacings in pixels.
     device : torch.device
+    size : int
+        Pixels along a side of the patches, 3 or 1.
 
     Returns
     -------
@@ -124,7 +132,7 @@ def make_pyramid(
 
     padded_shape = [n + 2 * pad for n in values.shape[1:]]
     strides = tuple(int(np.prod(padded_shape[d + 1 :])) for d in range(len(padded_shape)))
-    offsets = patch_offsets(len(strides)) @ np.array(strides)
+    offsets = patch_offsets(len(strides), size) @ np.array(strides)
     return Pyramid(
         values=flat(layers).to(device),
         valid=flat(valid).to(device),

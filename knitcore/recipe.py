@@ -104,6 +104,9 @@ class Recipe(BaseModel):
     scales: tuple[int, ...] = Field(
         (1, 2, 4), min_length=1, max_length=8, description="Spacings of the 3x3 patches, in pixels."
     )
+    patch_size: Literal[1, 3] = Field(
+        3, description="Pixels along a side of a patch; 1: the network predicts single pixels."
+    )
     coordinates: Literal["pixel", "unit"] = Field(
         "pixel", description="Fourier scale counts cycles per pixel, or per image side."
     )
@@ -117,9 +120,10 @@ class Recipe(BaseModel):
     width: int = Field(64, ge=4, le=4096, description="Units in a hidden layer of the patch MLP.")
     depth: int = Field(3, ge=1, le=16, description="Hidden layers of the patch MLP.")
 
-    reconstructor: Literal["residual", "plain"] = Field(
+    reconstructor: Literal["residual", "plain", "none"] = Field(
         "residual",
-        description="'residual' corrects the patch's own centre, 'plain' makes the pixel anew.",
+        description="'residual' corrects the patch's own centre, 'plain' makes the pixel anew, "
+        "'none' takes the centre as it is.",
     )
     reconstructor_depth: int = Field(
         1, ge=1, le=8, description="Hidden layers of the reconstructor."
