@@ -21,6 +21,7 @@ COMMANDS = {
     "inpaint": ("knit_cli.tasks:inpaint", "Fill masked pixels: holes, scratches, dead lines."),
     "denoise": ("knit_cli.tasks:denoise", "Take the noise out, without a clean image."),
     "super-resolve": ("knit_cli.tasks:super_resolve", "Enlarge, and find the blurring kernel."),
+    "compare": ("knit_cli.compare:compare", "Several methods side by side on one picture."),
     "recipe": ("knit_cli.recipes:recipe", "Show, check or start a file of settings."),
     "info": ("knit_cli.recipes:info", "Versions, devices and file formats found here."),
 }

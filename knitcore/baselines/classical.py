@@ -81,11 +81,10 @@ def _opencv(image: Any, mask: Any, flag: str) -> np.ndarray:
         )
         return filled.astype(np.float32)
     planes, scaling = to_planes(image, ~mask)
-    fill = [
-        cv2.inpaint(np.ascontiguousarray(p), mask.astype(np.uint8), 3, getattr(cv2, flag))
-        for p in planes
-    ]
-    return scaling.restore(np.where(mask, np.stack(fill), planes))
+    # 16 bits: its Telea fills floating point with nonsense
+    deep = (planes * 65535 + 0.5).astype(np.uint16)
+    fill = [cv2.inpaint(p, mask.astype(np.uint8), 3, getattr(cv2, flag)) for p in deep]
+    return scaling.restore(np.where(mask, np.stack(fill) / np.float32(65535), planes))
 
 
 def inpaint_telea(image: Any, mask: Any) -> np.ndarray:
