@@ -77,6 +77,7 @@ def read_tiff(
     note: Callable[[Note], Any],
     allow_damaged: bool = False,
     indices: bool = False,
+    series: int | None = None,
 ) -> Image:
     """Read the one image of a TIFF file.
 
@@ -91,6 +92,8 @@ def read_tiff(
         Read what is there of a damaged file, with a warning.
     indices : bool
         Keep the indices of a palette image (labels of a mask) instead of its colours.
+    series : int, optional
+        Which image of a file that holds several, from 0 on.
 
     Returns
     -------
@@ -107,10 +110,10 @@ def read_tiff(
     with _warnings_of_tifffile() as messages:
         try:
             with tifffile.TiffFile(path) as tif:
-                series = _one_series(tif, path, messages, allow_damaged)
-                guard(series.shape, series.dtype)
-                data = series.asarray()
-                image = _described(tif, series, data, path, note, indices)
+                found = _one_series(tif, path, messages, allow_damaged, series)
+                guard(found.shape, found.dtype)
+                data = found.asarray()
+                image = _described(tif, found, data, path, note, indices)
         except (FileError, MemoryError):
             raise
         except Exception as error:  # codecs and damaged structures raise anything
@@ -168,22 +171,27 @@ def _reason(path: Path, error: Exception | None, messages: list[str]) -> str:
     )
 
 
-def _one_series(tif: Any, path: Path, messages: list[str], allow_damaged: bool) -> Any:
+def _one_series(
+    tif: Any, path: Path, messages: list[str], allow_damaged: bool, chosen: int | None
+) -> Any:
     if not tif.series:
         raise FileError(f"{path}: holds no image")
-    series = tif.series[0]
-    if len(tif.series) > 1 and not (allow_damaged and messages):
+    if chosen is not None and not 0 <= chosen < len(tif.series):
+        raise FileError(f"{path}: holds {len(tif.series)} image(s), no number {chosen}")
+    series = tif.series[chosen or 0]
+    if len(tif.series) > 1 and chosen is None and not (allow_damaged and messages):
         sizes = Counter(_size(page.shape) for page in tif.pages)
         if tif.is_ome or len(sizes) == 1:
             raise FileError(
                 f"{path}: holds {len(tif.series)} images ("
-                + ", ".join(_size(one.shape) for one in tif.series[:4])
-                + "); save the one to use on its own"
+                + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
+                + "); choose one with --series"
             )
         raise FileError(
             f"{path}: pages differ: "
             + ", ".join(f"{count} of {size}" for size, count in sizes.most_common(4))
-            + " (a thumbnail?); save the pages to use on their own"
+            + " (a thumbnail?); choose with --series: "
+            + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
         )
     if allow_damaged:
         return series
@@ -310,7 +318,7 @@ def _calibration(
     if resolution:
         extra["resolution"] = (*resolution, print_unit)
     if kind == "ome":
-        found, names = _from_ome(tif.ome_metadata)
+        found, names = _from_ome(tif.ome_metadata, tif.series.index(series))
     elif kind == "imagej" or (series.kind == "shaped" and (tif.shaped_metadata or [{}])[0]):
         meta = dict((tif.imagej_metadata if kind == "imagej" else tif.shaped_metadata[0]) or {})
         extra["display"] = {key: meta[key] for key in _DISPLAY if key in meta}
@@ -352,15 +360,16 @@ def _resolution(page: Any) -> tuple[tuple[tuple[int, int], ...] | None, int]:
 
 
 def _from_ome(
-    text: str,
+    text: str, number: int
 ) -> tuple[dict[str, tuple[float, str | None]], tuple[str, ...]]:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return {}, ()
-    pixels = next((item for item in root.iter() if item.tag.endswith("}Pixels")), None)
-    if pixels is None:
+    every = [item for item in root.iter() if item.tag.endswith("}Pixels")]
+    if number >= len(every):
         return {}, ()
+    pixels = every[number]
     found: dict[str, tuple[float, str | None]] = {}
     for axis in "XYZ":
         if size := pixels.get(f"PhysicalSize{axis}"):

@@ -55,6 +55,7 @@ ORDER = (
     "knitting",
     "tiff",
     "pictures",
+    "zarr_files",
     "files",
     "inpainting",
     "denoising",
