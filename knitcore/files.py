@@ -191,9 +191,31 @@ def _read(
     def guard(shape: tuple[int, ...], dtype: np.dtype, *stored: Any) -> None:
         _refuse_bombs(path, size, shape, dtype, max_pixels, *stored)
 
+    try:
+        image = _decode(path, kind, guard, note, allow_damaged, indices, options)
+    except MemoryError:
+        raise FileError(
+            f"{path}: its content needs more memory than there is, or it is damaged"
+        ) from None
+    if 0 in image.shape:
+        raise FileError(f"{path}: holds no pixel (shape {image.shape})")
+    if len(image.axes) != len(image.shape) or not {"Y", "X"} <= set(image.axes):
+        raise FileError(f"{path}: has axes {image.axes or 'none'}; an image needs Y and X")
+    return image
+
+
+def _decode(
+    path: Path,
+    kind: str,
+    guard: Callable[..., None],
+    note: Callable[[Note], Any],
+    allow_damaged: bool,
+    indices: bool,
+    options: dict[str, Any],
+) -> Image:
+    series = options["series"]
     if kind == "zarr":
         return read_zarr(path, guard=guard, note=note, **options)
-    series = options["series"]
     if kind == "tiff":
         return read_tiff(
             path,

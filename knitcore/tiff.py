@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -110,6 +111,7 @@ def read_tiff(
     with _warnings_of_tifffile() as messages:
         try:
             with tifffile.TiffFile(path) as tif:
+                _refuse_loops(tif, path)
                 found = _one_series(tif, path, messages, allow_damaged, series)
                 guard(found.shape, found.dtype)
                 data = found.asarray()
@@ -169,6 +171,28 @@ def _reason(path: Path, error: Exception | None, messages: list[str]) -> str:
         f"{path}: the file is cut short or damaged ({told[:300]}). Copy it again, or use "
         "--allow-damaged to take what is readable"
     )
+
+
+def _refuse_loops(tif: Any, path: Path) -> None:
+    """Refuse a chain of pages that leads back to an earlier one: tifffile would follow it for ever."""
+    handle, form = tif.filehandle, tif.tiff
+    seen: set[int] = set()
+    start = 8 if form.is_bigtiff else 4
+    try:
+        handle.seek(start)
+        offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+        while offset and offset not in seen:
+            seen.add(offset)
+            handle.seek(offset)
+            tags = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0]
+            handle.seek(offset + form.tagnosize + tags * form.tagsize)
+            offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+    except (struct.error, OSError, ValueError):
+        return  # cut short, which the reader itself tells
+    if offset:
+        raise FileError(
+            f"{path}: the file is damaged: after {len(seen)} pages it leads back to an earlier one"
+        )
 
 
 def _one_series(
