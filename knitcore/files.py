@@ -23,6 +23,7 @@ from knitcore.events import Note
 from knitcore.pictures import has_imagecodecs, read_npy, read_picture, write_png
 from knitcore.result import Result
 from knitcore.tiff import read_tiff, write_tiff
+from knitcore.vendor import read_vendor, vendor_kind
 from knitcore.zarr_files import (
     check_zarr,
     files_below,
@@ -58,10 +59,6 @@ _MAGIC = (
 _STRANGERS = (
     (b"\x80", "a Python pickle, which can run code: save the array with numpy.save"),
     (b"PK\3\4", "a ZIP archive (or .npz): unpack it first"),
-    (b"\x89HDF", "HDF5: export TIFF from the program that wrote it"),
-    (b"ZISRAW", "Zeiss CZI: export OME-TIFF from the program that wrote it"),
-    (b"\xda\xce\xbe\x0a", "Nikon ND2: export OME-TIFF from the program that wrote it"),
-    (b"p\0\0\0", "Leica LIF: export OME-TIFF from the program that wrote it"),
     (b"GIF8", "a GIF: save it as PNG or TIFF"),
     (b"BM", "a BMP: save it as PNG or TIFF"),
     (b"RIFF", "a WebP or RIFF file: save it as PNG or TIFF"),
@@ -73,6 +70,7 @@ _SUFFIXES = {
     "jpeg": (".jpg", ".jpeg"),
     "npy": (".npy",),
     "zarr": (".zarr",),
+    "vendor": (".czi", ".nd2", ".lif", ".oib", ".zvi", ".ims"),
 }
 
 
@@ -225,6 +223,11 @@ def _decode(
             indices=indices,
             series=series,
         )
+    if kind == "vendor":
+        with path.open("rb") as handle:
+            named = vendor_kind(handle.read(64))
+        assert named is not None
+        return read_vendor(path, named, guard=guard, note=note, series=series)
     if series:
         raise FileError(f"{path}: holds one image, no number {series}")
     if kind == "npy":
@@ -251,6 +254,8 @@ def _kind(path: Path) -> tuple[str, int]:
         raise FileError(f"{path}: cannot read: {reason.lower()}") from None
     if not head:
         raise FileError(f"{path}: file is empty (0 bytes)")
+    if vendor_kind(head):
+        return "vendor", status.st_size
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind, status.st_size

@@ -56,6 +56,7 @@ ORDER = (
     "tiff",
     "pictures",
     "zarr_files",
+    "vendor",
     "files",
     "inpainting",
     "denoising",
