@@ -58,7 +58,7 @@ _MAGIC = (
 )
 _STRANGERS = (
     (b"\x80", "a Python pickle, which can run code: save the array with numpy.save"),
-    (b"PK\3\4", "a ZIP archive (or .npz): unpack it first"),
+    (b"PK\3\4", "a ZIP archive (.npz, or of PyTorch, which can run code): unpack it first"),
     (b"GIF8", "a GIF: save it as PNG or TIFF"),
     (b"BM", "a BMP: save it as PNG or TIFF"),
     (b"RIFF", "a WebP or RIFF file: save it as PNG or TIFF"),

@@ -221,10 +221,9 @@ def _one_series(
         return series
     missing = sum(page is None for page in series.pages)
     if missing:
-        raise FileError(
-            f"{path}: {missing} of {len(series.pages)} planes are missing; "
-            "a part of a multi-file OME-TIFF is not beside it, or the file is cut short"
-        )
+        parts = _absent_parts(tif, path)
+        why = f"not beside it: {', '.join(parts[:6])}" if parts else "the file is cut short"
+        raise FileError(f"{path}: {missing} of {len(series.pages)} planes are missing; {why}")
     declared = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
     planes = len(series.pages)
     if declared > planes and declared > math.prod(series.shape[:-2]):
@@ -241,6 +240,16 @@ def _one_series(
     return series
 
 
+def _absent_parts(tif: Any, path: Path) -> list[str]:
+    """Names of the files of a multi-file OME-TIFF that are not beside it."""
+    try:
+        root = ElementTree.fromstring(tif.ome_metadata or "")
+    except ElementTree.ParseError:
+        return []
+    named = {item.get("FileName") for item in root.iter() if item.tag.endswith("}UUID")}
+    return sorted(name for name in named if name and not (path.parent / name).is_file())
+
+
 def _described(
     tif: Any, series: Any, data: np.ndarray, path: Path, note: Callable, indices: bool
 ) -> Image:
@@ -252,8 +261,8 @@ def _described(
         "compressed": int(page.compression) != 1,
         "photometric": int(page.photometric),
     }
-    if not data.dtype.isnative:
-        data = data.astype(data.dtype.newbyteorder("="))
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    if tif.byteorder == ">":
         note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     if int(page.compression) in _JPEG:
         note(Note(f"{path.name}: JPEG-compressed, so its artefacts count as image", "warning"))
