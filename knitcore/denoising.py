@@ -16,6 +16,7 @@ from knitcore.running import (
     Run,
     channels_together,
     refuse_unfit,
+    saturation,
     with_rounding,
     work_through,
 )
@@ -132,6 +133,8 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         out=np.array(source.data, dtype=source.dtype.newbyteorder("=")),
         std=np.zeros(source.shape, np.float32),
     )
+    if text := saturation(source):
+        yield run.note(text)
     yield run.progress("load torch")
     from knitcore.device import choose_device
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +23,18 @@ from knitcore.events import Note
 from knitcore.pictures import has_imagecodecs, read_npy, read_picture, write_png
 from knitcore.result import Result
 from knitcore.tiff import read_tiff, write_tiff
+from knitcore.vendor import read_vendor, vendor_kind
+from knitcore.zarr_files import (
+    check_zarr,
+    files_below,
+    holds_zarr,
+    is_zarr,
+    read_zarr,
+    write_zarr,
+)
 
 MAX_PIXELS = 2**31
-WRITABLE = ".tif, .tiff, .ome.tif, .png, .npy"
+WRITABLE = ".tif, .tiff, .ome.tif, .png, .npy, .ome.zarr"
 LARGE = 64 * 2**20  # bytes from which a tiny file declaring them is looked at
 MAX_EXPANSION = 10_000
 SURROUNDINGS = (
@@ -47,11 +58,7 @@ _MAGIC = (
 )
 _STRANGERS = (
     (b"\x80", "a Python pickle, which can run code: save the array with numpy.save"),
-    (b"PK\3\4", "a ZIP archive (or .npz): unpack it first"),
-    (b"\x89HDF", "HDF5: export TIFF from the program that wrote it"),
-    (b"ZISRAW", "Zeiss CZI: export OME-TIFF from the program that wrote it"),
-    (b"\xda\xce\xbe\x0a", "Nikon ND2: export OME-TIFF from the program that wrote it"),
-    (b"p\0\0\0", "Leica LIF: export OME-TIFF from the program that wrote it"),
+    (b"PK\3\4", "a ZIP archive (.npz, or of PyTorch, which can run code): unpack it first"),
     (b"GIF8", "a GIF: save it as PNG or TIFF"),
     (b"BM", "a BMP: save it as PNG or TIFF"),
     (b"RIFF", "a WebP or RIFF file: save it as PNG or TIFF"),
@@ -62,11 +69,13 @@ _SUFFIXES = {
     "png": (".png",),
     "jpeg": (".jpg", ".jpeg"),
     "npy": (".npy",),
+    "zarr": (".zarr",),
+    "vendor": (".czi", ".nd2", ".lif", ".oib", ".zvi", ".ims"),
 }
 
 
 def split_suffix(path: str | Path) -> tuple[str, str]:
-    """Split a file name into stem and suffix, with ".ome.tif" as one suffix.
+    """Split a file name into stem and suffix, with ".ome.tif" and ".ome.zarr" as one suffix.
 
     Parameters
     ----------
@@ -79,7 +88,7 @@ def split_suffix(path: str | Path) -> tuple[str, str]:
     """
     name = Path(path).name
     stem, suffix = os.path.splitext(name)
-    if suffix.lower() in (".tif", ".tiff") and stem.lower().endswith(".ome"):
+    if suffix.lower() in (".tif", ".tiff", ".zarr") and stem.lower().endswith(".ome"):
         stem, suffix = stem[:-4], stem[-4:] + suffix
     return stem, suffix
 
@@ -89,9 +98,12 @@ def read_image(
     *,
     max_pixels: int = MAX_PIXELS,
     allow_damaged: bool = False,
+    series: int | None = None,
+    missing_as_hole: bool = False,
+    lazy: bool = False,
     on_note: Callable[[Note], Any] | None = None,
 ) -> Image:
-    """Read a TIFF, PNG, JPEG or .npy file; the kind is told by its first bytes.
+    """Read a TIFF, OME-Zarr, PNG, JPEG or .npy file; the kind is told by its first bytes.
 
     Parameters
     ----------
@@ -100,6 +112,12 @@ def read_image(
         Most values (pixels times samples) the file may declare.
     allow_damaged : bool
         Take the readable planes of a damaged TIFF, with a warning.
+    series : int, optional
+        Which image of a file that holds several, from 0 on. Without it such a file is refused.
+    missing_as_hole : bool
+        The pixels of missing Zarr chunks join the mask of `inpaint`, instead of a warning.
+    lazy : bool
+        Leave the pixels of a Zarr folder on disk until they are asked for, box by box.
     on_note : callable, optional
         Called with a `Note` for whatever was decided on the user's behalf.
 
@@ -113,7 +131,9 @@ def read_image(
     FileError
         Unreadable, damaged, too large, or not an image; the message names the file.
     """
-    return _read(Path(path), max_pixels, allow_damaged, on_note or (lambda note: None), False)
+    options = {"series": series, "missing_as_hole": missing_as_hole, "lazy": lazy}
+    note = on_note or (lambda note: None)
+    return _read(Path(path), max_pixels, allow_damaged, note, False, options)
 
 
 def read_mask(
@@ -121,6 +141,7 @@ def read_mask(
     *,
     max_pixels: int = MAX_PIXELS,
     allow_damaged: bool = False,
+    series: int | None = None,
     on_note: Callable[[Note], Any] | None = None,
 ) -> Image:
     """Read a mask: as `read_image`, but palette images give their indices (labels).
@@ -128,7 +149,7 @@ def read_mask(
     Parameters
     ----------
     path : path-like
-    max_pixels, allow_damaged, on_note
+    max_pixels, allow_damaged, series, on_note
         As for `read_image`.
 
     Returns
@@ -141,7 +162,8 @@ def read_mask(
         As `read_image`, and for a JPEG with greys: its compression blurred the edges.
     """
     path = Path(path)
-    mask = _read(path, max_pixels, allow_damaged, on_note or (lambda note: None), True)
+    note = on_note or (lambda note: None)
+    mask = _read(path, max_pixels, allow_damaged, note, True, {"series": series})
     if mask.extra.get("format") == "jpeg" and len(np.unique(mask.data)) > 2:
         raise FileError(
             f"{path}: a lossy mask: JPEG has blurred its edges to greys; save it as PNG or TIFF"
@@ -150,22 +172,66 @@ def read_mask(
 
 
 def _read(
-    path: Path, max_pixels: int, allow_damaged: bool, note: Callable[[Note], Any], indices: bool
+    path: Path,
+    max_pixels: int,
+    allow_damaged: bool,
+    note: Callable[[Note], Any],
+    indices: bool,
+    options: dict[str, Any],
 ) -> Image:
     kind, size = _kind(path)
-    usual = _SUFFIXES[kind]
-    if path.suffix.lower() not in usual and not (kind == "tiff" and path.suffix):
+    suffix, usual = path.suffix.lower(), _SUFFIXES[kind]
+    others = [one for name, own in _SUFFIXES.items() if name != kind for one in own]
+    # vendors' suffixes often hide a TIFF, and folders are called as their makers like
+    if suffix in others or (suffix not in usual and kind not in ("tiff", "zarr")):
         note(Note(f"{path.name}: is a {kind.upper()} file whatever its name says", "warning"))
-    elif kind == "tiff" and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".npy"):
-        note(Note(f"{path.name}: is a TIFF file whatever its name says", "warning"))
 
-    def guard(shape: tuple[int, ...], dtype: np.dtype) -> None:
-        _refuse_bombs(path, size, shape, dtype, max_pixels)
+    def guard(shape: tuple[int, ...], dtype: np.dtype, *stored: Any) -> None:
+        _refuse_bombs(path, size, shape, dtype, max_pixels, *stored)
 
+    try:
+        image = _decode(path, kind, guard, note, allow_damaged, indices, options)
+    except MemoryError:
+        raise FileError(
+            f"{path}: its content needs more memory than there is, or it is damaged"
+        ) from None
+    if 0 in image.shape:
+        raise FileError(f"{path}: holds no pixel (shape {image.shape})")
+    if len(image.axes) != len(image.shape) or not {"Y", "X"} <= set(image.axes):
+        raise FileError(f"{path}: has axes {image.axes or 'none'}; an image needs Y and X")
+    return image
+
+
+def _decode(
+    path: Path,
+    kind: str,
+    guard: Callable[..., None],
+    note: Callable[[Note], Any],
+    allow_damaged: bool,
+    indices: bool,
+    options: dict[str, Any],
+) -> Image:
+    series = options["series"]
+    if kind == "zarr":
+        return read_zarr(path, guard=guard, note=note, **options)
     if kind == "tiff":
-        return read_tiff(path, guard=guard, note=note, allow_damaged=allow_damaged, indices=indices)
+        return read_tiff(
+            path,
+            guard=guard,
+            note=note,
+            allow_damaged=allow_damaged,
+            indices=indices,
+            series=series,
+        )
+    if kind == "vendor":
+        with path.open("rb") as handle:
+            named = vendor_kind(handle.read(64))
+        assert named is not None
+        return read_vendor(path, named, guard=guard, note=note, series=series)
+    if series:
+        raise FileError(f"{path}: holds one image, no number {series}")
     if kind == "npy":
-        return read_npy(path, guard)
+        return read_npy(path, guard, note)
     return read_picture(path, kind, guard, note, indices)
 
 
@@ -173,6 +239,8 @@ def _kind(path: Path) -> tuple[str, int]:
     """Kind of file by its first bytes, and its size in bytes."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode) and is_zarr(path):
+            return "zarr", 0
         if stat.S_ISDIR(status.st_mode):
             raise FileError(f"{path}: is a folder, not an image")
         if not stat.S_ISREG(status.st_mode):
@@ -186,6 +254,8 @@ def _kind(path: Path) -> tuple[str, int]:
         raise FileError(f"{path}: cannot read: {reason.lower()}") from None
     if not head:
         raise FileError(f"{path}: file is empty (0 bytes)")
+    if vendor_kind(head):
+        return "vendor", status.st_size
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind, status.st_size
@@ -197,20 +267,34 @@ def _kind(path: Path) -> tuple[str, int]:
 
 
 def _refuse_bombs(
-    path: Path, size: int, shape: tuple[int, ...], dtype: np.dtype, max_pixels: int
+    path: Path,
+    size: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    max_pixels: int,
+    stored: int | None = None,
+    decoded: int | None = None,
+    lazy: bool = False,
 ) -> None:
+    """Refuse what declares more than it can hold, before a byte of it is decoded.
+
+    Zarr says itself what its chunks take (`stored`) and become (`decoded`): those that are missing
+    are no trap.
+    """
     values = math.prod(shape)
     amount = values * np.dtype(dtype).itemsize
+    size = stored if stored is not None else size
     told = (
         f"{path}: declares {' x '.join(map(str, shape))} ({amount / 1e9:.2g} GB) "
         f"in {size / 1e6:.2g} MB"
     )
     if values > max_pixels:
         raise FileError(f"{told}; raise --max-pixels (now {max_pixels:,}) if that is real")
-    if amount > LARGE and amount > MAX_EXPANSION * size:
+    expanded = amount if decoded is None else decoded
+    if expanded > LARGE and expanded > MAX_EXPANSION * size:
         raise FileError(f"{told}: over {MAX_EXPANSION:,} times its size, taken for a trap")
     free = _free_memory()
-    if free and amount > 0.8 * free:
+    if free and amount > 0.8 * free and not lazy:
         raise FileError(f"{told}; only {free / 1e9:.2g} GB of memory are free")
 
 
@@ -220,6 +304,39 @@ def _free_memory() -> int | None:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes; of a Zarr folder, of the names and bytes of all files in it.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        Unreadable.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    inside = path.is_dir()
+    for one in files_below(path) if inside else [path]:
+        own = digest
+        if inside:
+            digest.update(os.fsencode(one.relative_to(path)) + b"\0")
+            own = hashlib.sha256()
+        with one.open("rb") as handle:
+            while part := handle.read(2**20):
+                own.update(part)
+        if inside:
+            digest.update(own.digest())
+    return digest.hexdigest()
 
 
 def record_path(path: str | Path) -> Path:
@@ -248,7 +365,7 @@ def write_image(image: Image, path: str | Path, *, overwrite: bool = False) -> P
         Its axes, pixel size, unit and channel names are written where the format has a place
         for them. An image read from an ImageJ or OME TIFF is written as that again.
     path : path-like
-        Ends in .tif, .tiff, .ome.tif, .png or .npy.
+        Ends in .tif, .tiff, .ome.tif, .png, .npy, .zarr or .ome.zarr.
     overwrite : bool
         Replace an existing file.
 
@@ -393,6 +510,8 @@ def check_writable(image: Image, path: Path, *, overwrite: bool = False) -> None
                 f"{path}: 16-bit colour PNG needs imagecodecs: pip install imagecodecs, "
                 "or choose .tif"
             )
+    elif suffix == ".zarr":
+        check_zarr(image, path)
     elif suffix in (".jpg", ".jpeg"):
         raise FileError(f"{path}: JPEG would change the pixels; choose .png or .tif")
     elif suffix != ".npy":
@@ -402,7 +521,8 @@ def check_writable(image: Image, path: Path, *, overwrite: bool = False) -> None
 def _check_place(path: Path, overwrite: bool) -> None:
     if len(os.fsencode(path.name)) > 255:
         raise FileError(f"{path}: the file name is longer than 255 bytes; choose a shorter one")
-    if path.is_dir():
+    # of folders only those of Zarr may be replaced, and only by such a one
+    if path.is_dir() and not (path.suffix.lower() == ".zarr" and is_zarr(path)):
         raise FileError(f"{path}: is a folder; give a file name")
     if not path.parent.is_dir():
         raise FileError(f"{path}: the folder {path.parent} does not exist")
@@ -410,7 +530,7 @@ def _check_place(path: Path, overwrite: bool) -> None:
         raise FileError(f"{path}: exists; use --overwrite, or choose another name")
 
 
-Writer = Callable[[BinaryIO], None]
+Writer = Callable[[Any], None]  # of an open file, or of the path of an empty folder
 Checker = Callable[[Path], bool]
 
 
@@ -424,13 +544,13 @@ def _publish(files: list[tuple[Path, Writer, Checker | None]], overwrite: bool) 
             shown = os.fsdecode(os.fsencode(path.name)[:220])
             part = path.with_name(f".{shown}.{secrets.token_hex(4)}.part")
             waiting.append((part, path))
-            _write_part(part, write)
+            _write_part(part, write, is_folder=path.suffix.lower() == ".zarr")
             if check is not None and not check(part):
                 # NumPy drops some errors of writing, such as the last block on a full disk
                 raise OSError(errno.EIO, "what was written does not read back (disk full?)")
         for part, path in waiting:
             _check_place(path, overwrite)
-            os.replace(part, path)
+            _replace(part, path)
         _sync_folder(files[0][0].parent)
     except FileError:
         raise
@@ -438,11 +558,44 @@ def _publish(files: list[tuple[Path, Writer, Checker | None]], overwrite: bool) 
         raise _write_error(files[0][0], error) from None
     finally:
         for part, _ in waiting:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            _remove(part)
 
 
-def _write_part(part: Path, write: Writer) -> None:
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _replace(part: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(part, path)
+        return
+    # a folder cannot be replaced in one step: the old one steps aside, and back if that fails
+    aside = part.with_name(part.name.removesuffix(".part") + ".old.part")
+    os.rename(path, aside)
+    try:
+        os.rename(part, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    _remove(aside)
+
+
+def _write_part(part: Path, write: Writer, *, is_folder: bool) -> None:
+    if is_folder:
+        part.mkdir()
+        try:
+            write(part)
+        except ExceptionGroup as error:  # zarr writes chunks side by side
+            found = error.subgroup(OSError)
+            raise found.exceptions[0] if found else error from None
+        for path in files_below(part):
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        return
     # Plain open, not mkstemp, so that the umask decides the permissions as for any new file.
     with part.open("x+b") as handle:
         write(handle)
@@ -487,6 +640,8 @@ def _plain(value: Any) -> Any:
 def _writer(image: Image, path: Path) -> Writer:
     # The format is given by hand: writers would go by the temporary name.
     suffix = split_suffix(path)[1]
+    if suffix.lower().endswith(".zarr"):
+        return lambda folder: write_zarr(folder, image, path)
     if suffix.lower() == ".npy":
         return lambda handle: np.save(handle, np.asarray(image.data), allow_pickle=False)
     if suffix.lower() == ".png":
@@ -505,6 +660,8 @@ def _checker(image: Image, path: Path) -> Checker:
 
     def check(part: Path) -> bool:
         try:
+            if suffix == ".zarr":
+                return holds_zarr(part, image, path)
             if suffix == ".npy":
                 return same(np.load(part, mmap_mode="r", allow_pickle=False), data)
             if suffix == ".png":

@@ -28,7 +28,7 @@ from knitcore.masks import resolve_mask
 from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
-from knitcore.running import Run
+from knitcore.running import Run, coarse_numbers, saturation
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +157,10 @@ def _inpaint(
     device = None
     jobs: list[tuple[tuple[int, ...], Region, np.ndarray]] = []
     if hole.any():
+        if text := saturation(source, hole):
+            yield run.note(text)
+        if text := coarse_numbers(source, data):
+            yield run.note(text, "warning")
         yield run.progress("plan")
         for plane in plane_numbers(source, layout):
             whole = tuple(slice(0, source.shape[a]) for a in layout.spatial)

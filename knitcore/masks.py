@@ -291,6 +291,11 @@ def _join(
             what = f"NaN or infinite {_plural(extra, 'pixel')} {'are' if extra > 1 else 'is'}"
             notes.append(Note(f"{image.name}: {extra:,} {what} filled{also}"))
             fill = fill | lost
+    holes = image.extra.get("holes", ())
+    for box in holes:
+        fill[box] = True
+    if holes:
+        notes.append(Note(f"{image.name}: {len(holes):,} missing chunks are filled too"))
     if recipe.saturated_as_hole and image.dtype.kind in "iu":
         fill = fill | _from_word(image, "saturated", notes)
     if recipe.alpha_channel == "mask" and image.alpha:

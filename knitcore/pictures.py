@@ -14,10 +14,10 @@ from knitcore.axes import Image, as_image
 from knitcore.errors import FileError
 from knitcore.events import Note
 
-Guard = Callable[[tuple[int, ...], np.dtype], None]
+Guard = Callable[..., None]  # of shape and dtype
 
 
-def read_npy(path: Path, guard: Guard) -> Image:
+def read_npy(path: Path, guard: Guard, note: Callable[[Note], Any]) -> Image:
     """Read a .npy file of plain numbers.
 
     Parameters
@@ -25,6 +25,8 @@ def read_npy(path: Path, guard: Guard) -> Image:
     path : Path
     guard : callable
         Called with shape and dtype before anything is loaded; raises to refuse.
+    note : callable
+        Receives notes.
 
     Returns
     -------
@@ -53,6 +55,7 @@ def read_npy(path: Path, guard: Guard) -> Image:
         raise FileError(f"{path}: the file is cut short or damaged ({error})") from None
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
+        note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     image = as_image(data, name=path.name)
     return replace(image, extra={"path": str(path), "format": "npy"})
 

@@ -24,6 +24,8 @@ from knitcore.errors import RecipeError
 
 RECIPE_VERSION = 1
 MAX_RECIPE_BYTES = 64 * 1024
+MAX_DEPTH = 20
+MAX_TOLD = 20  # lines of a message about a recipe's fields
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # records carry more than the recipe, such as long notes
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -617,8 +619,10 @@ def with_fields(recipe: R, fields: dict[str, Any]) -> R:
 
 def _explain(error: ValidationError, model: type[Recipe]) -> str:
     lines = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
+    found = error.errors()
+    # looking for near names takes its time, and nobody reads a thousand lines
+    for item in found[:MAX_TOLD]:
+        name = ".".join(str(part)[:80] for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, model.model_fields, n=1)
             lines.append(f"unknown key `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
@@ -628,30 +632,42 @@ def _explain(error: ValidationError, model: type[Recipe]) -> str:
             # what is wrong with several fields together names them itself
             got = f" (got {item['input']!r:.60})" if name else ""
             lines.append(f"`{name}`: {message}{got}" if name else message)
+    if len(found) > MAX_TOLD:
+        lines.append(f"and {len(found) - MAX_TOLD:,} more")
     return "\n".join(lines)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases, duplicate keys, octal or sexagesimal numbers."""
+    """Safe YAML without aliases, merges, duplicate keys, octal or sexagesimal numbers."""
+
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent) or self.peek_event().anchor:
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                "anchors and aliases (&name, *name) are not allowed",
-                self.peek_event().start_mark,
-            )
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        if self.check_event(yaml.events.AliasEvent) or event.anchor:
+            raise _refused("anchors and aliases (&name, *name) are not allowed", event)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key `{key}` is given twice", node.start_mark
-                )
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key.value, str):
+                raise _refused("a key must be a single word", key)
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise _refused("merging (<<) is not allowed", key)
+            if key.value in seen:
+                raise _refused(f"key `{key.value}` is given twice", key)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _refused(text: str, place: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, place.start_mark)
 
 
 def _plain_integer(loader: Any, node: Any) -> int:
@@ -659,13 +675,18 @@ def _plain_integer(loader: Any, node: Any) -> int:
     if not text.lstrip("+-").isdigit() or (
         len(text.lstrip("+-")) > 1 and text.lstrip("+-")[0] == "0"
     ):
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{text} is not a plain whole number", node.start_mark
-        )
+        raise _refused(f"{text:.40} is not a plain whole number", node)
     return int(text)
 
 
+def _plain_float(loader: Any, node: Any) -> float:
+    if ":" in str(node.value):
+        raise _refused(f"{node.value:.40} is not a plain number", node)
+    return loader.construct_yaml_float(node)
+
+
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _plain_integer)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _plain_float)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -768,10 +789,12 @@ def _recipe_text(path: Path) -> tuple[str, dict[Any, Any]]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, _ in pairs:
-        if sum(key == other for other, _ in pairs) > 1:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
             raise ValueError(f"key `{key}` is given twice")
-    return dict(pairs)
+        found[key] = value
+    return found
 
 
 def _line(text: str, message: str) -> str:

@@ -65,6 +65,10 @@ class Result:
             taken -= self.image.astype(np.float32)
         return np.nan_to_num(taken, copy=False, posinf=0.0, neginf=0.0)
 
+    @property
+    def _centred(self) -> bool:
+        return self.record.get("recipe", {}).get("anchor") != "corner"
+
     def as_image(self) -> Image:
         """The output with its axes, units and pixel size."""
         if not self.factors:
@@ -73,6 +77,15 @@ class Result:
         extra = dict(self.source.extra)
         if "tiff" in extra:  # its resolution tags are those of the coarse pixels
             extra["tiff"] = {k: v for k, v in extra["tiff"].items() if k != "resolution"}
+        if "shift" in extra.get("zarr", {}) and self._centred:
+            # the first fine pixel's centre lies before that of the first coarse one
+            letters, shift = extra["zarr"]["letters"], extra["zarr"]["shift"]
+            steps = [(size.get(a, 0.0), self.source.pixel_size.get(a, 0.0)) for a in letters]
+            moved = [
+                place + (fine - coarse) / 2
+                for place, (fine, coarse) in zip(shift, steps, strict=True)
+            ]
+            extra["zarr"] = {**extra["zarr"], "shift": moved}
         return replace(self.source, data=self.image, pixel_size=size, extra=extra)
 
 

@@ -264,6 +264,40 @@ def coarse_numbers(image: Image, raw: np.ndarray) -> str:
     )
 
 
+def saturation(image: Image, hole: np.ndarray | None = None) -> str:
+    """A note on pixels at the highest value of their type, where these are over one in a hundred.
+
+    Parameters
+    ----------
+    image : Image
+    hole : ndarray of bool, optional
+        Shape of the image; what will be filled does not count.
+
+    Returns
+    -------
+    str
+        Empty if there is nothing to say. Alpha is not looked at.
+    """
+    if image.dtype.kind not in "iu" or image.dtype.itemsize > 2:
+        return ""
+    top = np.iinfo(image.dtype).max
+    samples = image.shape[-1] - image.alpha if image.axes.endswith("S") else None
+    colours = (..., slice(0, samples)) if samples else (...,)
+    found = total = 0
+    for number in range(image.shape[0]):
+        high = np.asarray(image.data[number]) == top
+        if hole is not None:
+            high &= ~hole[number]
+        found += int(np.count_nonzero(high[colours]))
+        total += high[colours].size
+    if found <= 0.01 * total:
+        return ""
+    return (
+        f"{100 * found / total:.0f} % of the values are at {top}, the highest there is, and may be "
+        "saturated; they count as measured"
+    )
+
+
 def _without_holes(image: Image, values: np.ndarray, lost: np.ndarray, fill: bool) -> np.ndarray:
     if not fill:
         raise InputError(

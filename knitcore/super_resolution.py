@@ -21,6 +21,7 @@ from knitcore.running import (
     canvases,
     channels_together,
     refuse_unfit,
+    saturation,
     with_rounding,
     work_through,
 )
@@ -163,6 +164,8 @@ def _super_resolve(
         out=np.zeros(shape, source.dtype.newbyteorder("=")),
         std=np.zeros(shape, np.float32),
     )
+    if text := saturation(source):
+        yield run.note(text)
     yield run.progress("load torch")
     from knitcore.device import choose_device
     from knitcore.upscaling import kernel_notes, upscale_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def read_tiff(
     note: Callable[[Note], Any],
     allow_damaged: bool = False,
     indices: bool = False,
+    series: int | None = None,
 ) -> Image:
     """Read the one image of a TIFF file.
 
@@ -91,6 +93,8 @@ def read_tiff(
         Read what is there of a damaged file, with a warning.
     indices : bool
         Keep the indices of a palette image (labels of a mask) instead of its colours.
+    series : int, optional
+        Which image of a file that holds several, from 0 on.
 
     Returns
     -------
@@ -107,10 +111,11 @@ def read_tiff(
     with _warnings_of_tifffile() as messages:
         try:
             with tifffile.TiffFile(path) as tif:
-                series = _one_series(tif, path, messages, allow_damaged)
-                guard(series.shape, series.dtype)
-                data = series.asarray()
-                image = _described(tif, series, data, path, note, indices)
+                _refuse_loops(tif, path)
+                found = _one_series(tif, path, messages, allow_damaged, series)
+                guard(found.shape, found.dtype)
+                data = found.asarray()
+                image = _described(tif, found, data, path, note, indices)
         except (FileError, MemoryError):
             raise
         except Exception as error:  # codecs and damaged structures raise anything
@@ -168,31 +173,57 @@ def _reason(path: Path, error: Exception | None, messages: list[str]) -> str:
     )
 
 
-def _one_series(tif: Any, path: Path, messages: list[str], allow_damaged: bool) -> Any:
+def _refuse_loops(tif: Any, path: Path) -> None:
+    """Refuse a chain of pages that leads back to an earlier one: tifffile would follow it for ever."""
+    handle, form = tif.filehandle, tif.tiff
+    seen: set[int] = set()
+    start = 8 if form.is_bigtiff else 4
+    try:
+        handle.seek(start)
+        offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+        while offset and offset not in seen:
+            seen.add(offset)
+            handle.seek(offset)
+            tags = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0]
+            handle.seek(offset + form.tagnosize + tags * form.tagsize)
+            offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+    except (struct.error, OSError, ValueError):
+        return  # cut short, which the reader itself tells
+    if offset:
+        raise FileError(
+            f"{path}: the file is damaged: after {len(seen)} pages it leads back to an earlier one"
+        )
+
+
+def _one_series(
+    tif: Any, path: Path, messages: list[str], allow_damaged: bool, chosen: int | None
+) -> Any:
     if not tif.series:
         raise FileError(f"{path}: holds no image")
-    series = tif.series[0]
-    if len(tif.series) > 1 and not (allow_damaged and messages):
+    if chosen is not None and not 0 <= chosen < len(tif.series):
+        raise FileError(f"{path}: holds {len(tif.series)} image(s), no number {chosen}")
+    series = tif.series[chosen or 0]
+    if len(tif.series) > 1 and chosen is None and not (allow_damaged and messages):
         sizes = Counter(_size(page.shape) for page in tif.pages)
         if tif.is_ome or len(sizes) == 1:
             raise FileError(
                 f"{path}: holds {len(tif.series)} images ("
-                + ", ".join(_size(one.shape) for one in tif.series[:4])
-                + "); save the one to use on its own"
+                + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
+                + "); choose one with --series"
             )
         raise FileError(
             f"{path}: pages differ: "
             + ", ".join(f"{count} of {size}" for size, count in sizes.most_common(4))
-            + " (a thumbnail?); save the pages to use on their own"
+            + " (a thumbnail?); choose with --series: "
+            + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
         )
     if allow_damaged:
         return series
     missing = sum(page is None for page in series.pages)
     if missing:
-        raise FileError(
-            f"{path}: {missing} of {len(series.pages)} planes are missing; "
-            "a part of a multi-file OME-TIFF is not beside it, or the file is cut short"
-        )
+        parts = _absent_parts(tif, path)
+        why = f"not beside it: {', '.join(parts[:6])}" if parts else "the file is cut short"
+        raise FileError(f"{path}: {missing} of {len(series.pages)} planes are missing; {why}")
     declared = (tif.imagej_metadata or {}).get("images", 1) if tif.is_imagej else 1
     planes = len(series.pages)
     if declared > planes and declared > math.prod(series.shape[:-2]):
@@ -209,6 +240,16 @@ def _one_series(tif: Any, path: Path, messages: list[str], allow_damaged: bool) 
     return series
 
 
+def _absent_parts(tif: Any, path: Path) -> list[str]:
+    """Names of the files of a multi-file OME-TIFF that are not beside it."""
+    try:
+        root = ElementTree.fromstring(tif.ome_metadata or "")
+    except ElementTree.ParseError:
+        return []
+    named = {item.get("FileName") for item in root.iter() if item.tag.endswith("}UUID")}
+    return sorted(name for name in named if name and not (path.parent / name).is_file())
+
+
 def _described(
     tif: Any, series: Any, data: np.ndarray, path: Path, note: Callable, indices: bool
 ) -> Image:
@@ -220,8 +261,8 @@ def _described(
         "compressed": int(page.compression) != 1,
         "photometric": int(page.photometric),
     }
-    if not data.dtype.isnative:
-        data = data.astype(data.dtype.newbyteorder("="))
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
+    if tif.byteorder == ">":
         note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     if int(page.compression) in _JPEG:
         note(Note(f"{path.name}: JPEG-compressed, so its artefacts count as image", "warning"))
@@ -310,7 +351,7 @@ def _calibration(
     if resolution:
         extra["resolution"] = (*resolution, print_unit)
     if kind == "ome":
-        found, names = _from_ome(tif.ome_metadata)
+        found, names = _from_ome(tif.ome_metadata, tif.series.index(series))
     elif kind == "imagej" or (series.kind == "shaped" and (tif.shaped_metadata or [{}])[0]):
         meta = dict((tif.imagej_metadata if kind == "imagej" else tif.shaped_metadata[0]) or {})
         extra["display"] = {key: meta[key] for key in _DISPLAY if key in meta}
@@ -352,15 +393,16 @@ def _resolution(page: Any) -> tuple[tuple[tuple[int, int], ...] | None, int]:
 
 
 def _from_ome(
-    text: str,
+    text: str, number: int
 ) -> tuple[dict[str, tuple[float, str | None]], tuple[str, ...]]:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return {}, ()
-    pixels = next((item for item in root.iter() if item.tag.endswith("}Pixels")), None)
-    if pixels is None:
+    every = [item for item in root.iter() if item.tag.endswith("}Pixels")]
+    if number >= len(every):
         return {}, ()
+    pixels = every[number]
     found: dict[str, tuple[float, str | None]] = {}
     for axis in "XYZ":
         if size := pixels.get(f"PhysicalSize{axis}"):

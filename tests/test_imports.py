@@ -55,6 +55,8 @@ ORDER = (
     "knitting",
     "tiff",
     "pictures",
+    "zarr_files",
+    "vendor",
     "files",
     "inpainting",
     "denoising",

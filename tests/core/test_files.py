@@ -555,6 +555,24 @@ def test_damage_inside_a_tiff(tmp_path, stack):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+@pytest.mark.parametrize("pages", [1, 3])
+def test_pages_that_lead_back_to_an_earlier_one(tmp_path, stack, options, pages):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, **options) as tif:
+        for page in stack[:pages]:
+            tif.write(page, metadata=None, photometric="minisblack")
+    with tifffile.TiffFile(path) as tif:
+        form = tif.tiff
+        first, last = tif.pages[0].offset, tif.pages[-1].offset
+        after = last + form.tagnosize + len(tif.pages[-1].tags) * form.tagsize
+    content = bytearray(path.read_bytes())
+    content[after : after + form.offsetsize] = struct.pack(form.offsetformat, first)
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=f"after {pages} pages it leads back to an earlier one"):
+        read_image(path)
+
+
 def test_pages_that_differ_are_not_guessed_at(tmp_path, stack):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for page in stack:
@@ -691,3 +709,15 @@ def test_records(tmp_path):
 )
 def test_suffixes(name, parts):
     assert split_suffix(name) == parts
+
+
+def test_a_codec_that_asks_for_more_memory_than_there_is(tmp_path, stack, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", stack, compression="lzw")
+
+    def greedy(*values, **options):
+        raise MemoryError
+
+    # damaged LZW data make its decoder ask for terabytes
+    monkeypatch.setattr("tifffile.TiffPageSeries.asarray", greedy)
+    with pytest.raises(FileError, match=r"a\.tif: its content needs more memory than there is"):
+        read_image(tmp_path / "a.tif")

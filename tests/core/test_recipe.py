@@ -77,6 +77,13 @@ def test_a_record_keeps_its_values_when_presets_change(write, monkeypatch):
         ("steps: 1:30\n", "1:30 is not a plain whole number"),
         ("steps: 010\n", "010 is not a plain whole number"),
         ("steps: 0x10\n", "not a plain whole number"),
+        ("margin: 1:30.5\n", "1:30.5 is not a plain number"),
+        ("steps: '12x'\n", "`steps`: input should be a valid integer"),
+        ("<<: {seed: 2}\n", r"merging \(<<\) is not allowed"),
+        ("? [a, b]\n: 1\n", "a key must be a single word"),
+        ("seed: " + "[" * 21 + "]" * 21, "nested deeper than 20 levels"),
+        ("seed: " + "9" * 5000, "not a readable recipe"),
+        ("seed: 2026-11-25\n", "`seed`"),
         ("steps: 1000000000000\n", "`steps`: input should be less than or equal to 1000000"),
         ("ensemble: 0\n", "`ensemble`: input should be greater than or equal to 1"),
         ("margin: .nan\n", "`margin`: input should be a finite number"),
@@ -116,6 +123,15 @@ def test_each_wrong_key_has_its_line(write):
         "line 3",
         "line 4",
     ]
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
+def test_thousands_of_keys_are_told_at_once(write, name):
+    keys = [f'"k{i}": 1' for i in range(3000 if name == "run.yaml" else 100_000)]
+    text = "\n".join(keys) if name == "run.yaml" else "{" + ", ".join(keys) + "}"
+    with pytest.raises(RecipeError, match="unknown key `k0`") as told:
+        load_recipe(write(text, name))
+    assert len(str(told.value).splitlines()) <= 21
 
 
 def test_json_keys_given_twice(write):
