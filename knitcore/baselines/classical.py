@@ -169,7 +169,7 @@ def denoise_wavelet(image: Any, sigma: float | None = None) -> np.ndarray:
         wavelet="db2",
         method="BayesShrink",
         convert2ycbcr=picture.shape[2:] == (3,),
-        rescale_sigma=False,
+        rescale_sigma=True,
         channel_axis=_channels(picture),
     )
     return _back(clean, scaling)
