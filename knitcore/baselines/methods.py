@@ -202,7 +202,8 @@ def run_method_steps(
         module = import_module(f"knitcore.baselines.{method.module}")
         if method.steps:
             options |= {"steps": steps, "seed": seed, "device": device}
-            options["preview_every"] = max(1, steps // 40) if previews else 0
+            # often enough for a time limit, seldom enough to cost little
+            options["preview_every"] = max(1, min(20, steps // 40)) if previews else 0
             work = getattr(module, method.function + "_steps")(*told, **options)
             picture = yield from work
         else:
