@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,3 +235,9 @@ def test_settings_that_cannot_be_are_refused(smooth):
         coordinate_mlp.super_resolve_coordinate_mlp(smooth, 0.5, **CPU)
     with pytest.raises(InputError, match="float16"):
         coordinate_mlp.denoise_coordinate_mlp(smooth, precision="float16", **CPU)
+
+
+def test_the_docs_tell_the_counts_that_the_networks_have():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "baselines.md").read_text("utf-8")
+    for module in (coordinate_mlp, deep_image_prior, zs_n2n, noise2fast):
+        assert f"| {module.parameters(3):,} |" in page, module.__name__
