@@ -349,7 +349,9 @@ def fit_steps(
     for step in range(1, steps + 1):
         picture, loss = descend()
         adam.step(rate)
-        mean = picture.clone() if mean is None else mean.lerp_(picture, 1 - average)
+        # never over more than a tenth of the steps, or a short fit shows its first pictures
+        fresh = 1 - min(average, 1 - 10 / step) if average else 1.0
+        mean = picture.clone() if mean is None else mean.lerp_(picture, min(fresh, 1.0))
         if clock.due(step):
             yield clock.progress(step, pixel=float(loss))
         if preview_every and step % preview_every == 0:
