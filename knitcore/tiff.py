@@ -262,7 +262,7 @@ def _described(
         "photometric": int(page.photometric),
     }
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    if tif.byteorder == ">":
+    if tif.byteorder == ">" and data.dtype.itemsize > 1:
         note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     if int(page.compression) in _JPEG:
         note(Note(f"{path.name}: JPEG-compressed, so its artefacts count as image", "warning"))
