@@ -127,14 +127,14 @@ def read_picture(
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = limit
     if deep:
-        data = data.astype(np.uint16)  # Pillow may give I;16 as int32
+        data = data.astype(np.uint16, copy=False)  # Pillow may give I;16 as int32
     if indices and colour == 0 and depth in (2, 4):
         data = data // (255 // (2**depth - 1))  # labels, not greys
     if kind == "jpeg":
         note(Note(f"{path.name}: JPEG is lossy, so its artefacts count as image"))
     axes = "YXS" if data.ndim == 3 else "YX"
     alpha = data.ndim == 3 and data.shape[-1] in (2, 4)
-    return Image(np.array(data), axes, alpha=alpha, name=path.name, extra=extra)
+    return Image(np.asarray(data), axes, alpha=alpha, name=path.name, extra=extra)
 
 
 def _png_header(path: Path) -> tuple[int, int]:

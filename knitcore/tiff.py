@@ -43,6 +43,7 @@ _SPELLINGS = {
 }
 _NO_UNIT = {"", "pixel", "pixels", "pix", "px", "voxel", "voxels", "reference frame", "none"}
 
+CLASSIC_LIMIT = 2**32 - 2**25  # bytes that 32-bit offsets reach, with room for the tags
 _DISPLAY = ("mode", "min", "max", "LUTs", "Ranges")  # ImageJ's display settings, passed on
 _FAULT = re.compile(r"page|series|OME|file|offset|corrupt|trunc|segment|strip|tile|decode", re.I)
 _JPEG = {6, 7, 33007, 34892}
@@ -262,7 +263,7 @@ def _described(
         "photometric": int(page.photometric),
     }
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    if tif.byteorder == ">":
+    if tif.byteorder == ">" and data.dtype.itemsize > 1:
         note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     if int(page.compression) in _JPEG:
         note(Note(f"{path.name}: JPEG-compressed, so its artefacts count as image", "warning"))
@@ -432,7 +433,8 @@ def write_tiff(handle: BinaryIO, image: Image, *, ome: bool = False) -> None:
     source = image.extra.get("tiff", {})
     kind = _dialect(image, "ome" if ome else source.get("kind"))
     options: dict[str, Any] = {"photometric": _photometric(image, source), "software": False}
-    if source.get("bigtiff") and kind != "imagej":
+    # the writer itself would count on compression to save the offsets
+    if (source.get("bigtiff") and kind != "imagej") or data.nbytes > CLASSIC_LIMIT:
         options["bigtiff"] = True
     if source.get("compressed") and kind != "imagej":
         options["compression"] = "zlib"
@@ -458,6 +460,7 @@ def _dialect(image: Image, wanted: str | None) -> str:
     order = [("TZCYXS" * (set(letters) <= set("TZCYXS"))).find(a) for a in letters]
     fits = {
         "imagej": -1 not in order
+        and math.prod(image.shape) * image.dtype.itemsize <= CLASSIC_LIMIT
         and order == sorted(order)
         and ((kind in ("u1", "u2", "f4") and "S" not in letters) or (rgb and kind == "u1")),
         "ome": set(letters) <= set("TCZYXS")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from knitcore.axes import Image, as_image
+from knitcore.axes import Image, as_image, to_dtype
 from knitcore.errors import FileError
 from knitcore.events import Note
 from knitcore.tiff import unit_name
@@ -357,7 +357,7 @@ def _described(
     levels = len(fields["datasets"])
     if levels > 1:
         note(
-            Note(f"{path.name}: a pyramid; the full resolution is used, the output has no pyramid")
+            Note(f"{path.name}: a pyramid; the full resolution is used, its lower levels made anew")
         )
     extra |= {"axes": axes, "shift": shift, "letters": letters, "levels": levels}
     shown = ("color", "window", "active", "label", "coefficient", "family", "inverted")
@@ -452,15 +452,29 @@ def write_zarr(folder: Path, image: Image, path: Path) -> None:
     path : Path
         What the folder will be called.
     """
-    array = create_zarr(folder, image, path)
+    levels = create_zarr(folder, image, path)
     data = np.asarray(image.data).transpose(_order(image, _version(image, path)))
-    blocks = array.shards or array.chunks
-    # a row of blocks at a time: no second copy of a large image
-    for start in range(0, data.shape[0], blocks[0]):
-        array[start : start + blocks[0]] = data[start : start + blocks[0]]
+    for i, array in enumerate(levels):
+        if i:
+            data = _halved(data)
+        rows = (array.shards or array.chunks)[0]
+        # a row of blocks at a time: no second copy of a large image
+        for start in range(0, data.shape[0], rows):
+            array[start : start + rows] = data[start : start + rows]
 
 
-def create_zarr(folder: Path, image: Image, path: Path) -> Any:
+def _halved(data: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels; of two values only, the first of them."""
+    height, width = data.shape[-2] // 2, data.shape[-1] // 2
+    out = np.empty((*data.shape[:-2], height, width), data.dtype)
+    for plane in np.ndindex(data.shape[:-2]):
+        four = data[plane][: 2 * height, : 2 * width].reshape(height, 2, width, 2)
+        small = four[:, 0, :, 0] if data.dtype == bool else four.mean((1, 3), dtype=np.float64)
+        out[plane] = to_dtype(small, data.dtype)
+    return out
+
+
+def create_zarr(folder: Path, image: Image, path: Path) -> list[Any]:
     """Lay out an OME-Zarr folder for an image without writing pixels.
 
     Parameters
@@ -474,9 +488,10 @@ def create_zarr(folder: Path, image: Image, path: Path) -> Any:
 
     Returns
     -------
-    zarr.Array
-        Full resolution, axes as OME-Zarr wants them (T, C, Z, Y, X); every block (shard, or else
-        chunk) is a file, so that several processes may write different blocks.
+    list of zarr.Array
+        Full resolution first, then the lower levels of a pyramid if the image came with them. Axes as
+        OME-Zarr wants them (T, C, Z, Y, X); every block (shard, or else chunk) is a file, so that
+        several processes may write different blocks.
     """
     import zarr
 
@@ -488,12 +503,8 @@ def create_zarr(folder: Path, image: Image, path: Path) -> Any:
     kept = source.get("letters", letters) == letters and len(source.get("chunks", ())) == len(shape)
     chunks = source["chunks"] if kept else _chunks(letters, shape)
     shards = source.get("shards") if kept else None
-    if not shards:
-        chunks = tuple(min(c, n) for c, n in zip(chunks, shape, strict=True))
     options: dict[str, Any] = {
-        "shape": shape,
         "dtype": image.dtype.newbyteorder("<"),
-        "chunks": chunks,
         "shards": shards,
         # a chunk that is not there can then only mean a folder that is not whole
         "config": {"write_empty_chunks": True},
@@ -502,11 +513,23 @@ def create_zarr(folder: Path, image: Image, path: Path) -> Any:
         options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
     else:
         options["dimension_names"] = [a["name"] for a in _axes(image, letters, source)]
+
+    def laid_out(shape: tuple[int, ...]) -> dict[str, Any]:
+        fitting = tuple(min(c, n) for c, n in zip(chunks, shape, strict=True))
+        return {"shape": shape, "chunks": chunks if shards else fitting, **options}
+
     if version is None:
-        return zarr.create_array(store=str(folder), zarr_format=zarr_format, **options)
+        return [zarr.create_array(store=str(folder), zarr_format=zarr_format, **laid_out(shape))]
+    levels = (
+        1 if letters[-2:] != "YX" else min(source.get("levels", 1), min(shape[-2:]).bit_length())
+    )
     group = zarr.create_group(store=str(folder), zarr_format=zarr_format)
-    group.attrs.update(_metadata(image, letters, source, version, path))
-    return group.create_array("0", **options)
+    group.attrs.update(_metadata(image, letters, source, version, path, levels))
+    arrays = []
+    for level in range(levels):
+        small = (*shape[:-2], shape[-2] >> level, shape[-1] >> level)
+        arrays.append(group.create_array(str(level), **laid_out(small)))
+    return arrays
 
 
 def _chunks(letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -530,19 +553,31 @@ def _axes(image: Image, letters: str, source: dict[str, Any]) -> list[dict[str, 
 
 
 def _metadata(
-    image: Image, letters: str, source: dict[str, Any], version: str, path: Path
+    image: Image,
+    letters: str,
+    source: dict[str, Any],
+    version: str,
+    path: Path,
+    levels: int,
 ) -> dict[str, Any]:
     scale = [float(image.pixel_size.get(letter, 1.0)) for letter in letters]
-    steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-    if any(source.get("shift", ())) and source.get("letters") == letters:
-        steps.append({"type": "translation", "translation": source["shift"]})
+    shift = source["shift"] if source.get("letters") == letters else [0.0] * len(letters)
+    datasets = []
+    for level in range(levels):
+        grown = [2**level if letter in "YX" else 1 for letter in letters]
+        step = [a * b for a, b in zip(scale, grown, strict=True)]
+        place = [a + (b - c) / 2 for a, b, c in zip(shift, step, scale, strict=True)]
+        told: list[dict[str, Any]] = [{"type": "scale", "scale": step}]
+        if any(place):
+            told.append({"type": "translation", "translation": place})
+        datasets.append({"path": str(level), "coordinateTransformations": told})
     name = path.name
     for suffix in (".zarr", ".ome"):
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     fields: dict[str, Any] = {
         "name": name,
         "axes": _axes(image, letters, source),
-        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        "datasets": datasets,
     }
     found: dict[str, Any] = {"multiscales": [fields]}
     channels = source.get("channels") or _new_channels(image)

@@ -256,6 +256,20 @@ def test_ways_to_store_pixels(tmp_path, neuron, options):
     assert (read_image(tmp_path / "a.tif").data == neuron).all()
 
 
+@pytest.mark.parametrize("options", [{"imagej": True}, {"compression": "zlib"}, {"ome": True}])
+def test_an_output_beyond_the_reach_of_tiff_becomes_bigtiff(tmp_path, neuron, monkeypatch, options):
+    stack = np.stack([neuron, neuron + 1])
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", **options)
+    image = read_image(tmp_path / "a.tif")
+    monkeypatch.setattr("knitcore.tiff.CLASSIC_LIMIT", 4000)  # in truth 4 GB
+    write_image(image, tmp_path / "b.tif")
+    with tifffile.TiffFile(tmp_path / "b.tif") as tif:
+        assert tif.is_bigtiff
+    again = read_image(tmp_path / "b.tif")
+    assert (again.data == stack).all()
+    assert again.axes == image.axes
+
+
 def test_half_precision_with_a_predictor(tmp_path, neuron):
     pytest.importorskip("imagecodecs")
     half = neuron.astype(np.float16)

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -159,16 +160,31 @@ def test_shards_stay_shards(tmp_path, stack):
     assert again.extra["zarr"]["chunks"] == (1, 8, 8)
 
 
-def test_the_full_resolution_of_a_pyramid(tmp_path, stack):
-    path = make_ome(tmp_path / "a.zarr", stack, "0.5")
+def test_a_pyramid_comes_back_with_levels_of_its_own(tmp_path, stack):
+    stack = stack[:, :21, :]
+    path = make_ome(tmp_path / "a.zarr", stack, "0.5", scale=[1, 0.5, 0.5])
     group = zarr.open_group(path)
-    group.create_array("s1", data=stack[:, ::2, ::2])
     found = group.attrs.asdict()["ome"]
-    found["multiscales"][0]["datasets"].append({"path": "s1"})
+    for level in (1, 2):
+        group.create_array(f"s{level}", data=stack[:, :: 2**level, :: 2**level])
+        found["multiscales"][0]["datasets"].append({"path": f"s{level}"})
     group.attrs["ome"] = found
     notes = []
-    assert (read_image(path, on_note=notes.append).data == stack).all()
+    image = read_image(path, on_note=notes.append)
+    assert (image.data == stack).all()
     assert "a pyramid; the full resolution is used" in notes[0].text
+    out = write_image(image, tmp_path / "b.zarr")
+    levels = [zarr.open_array(out / str(i), mode="r")[...] for i in range(3)]
+    assert [level.shape[1:] for level in levels] == [(21, 32), (10, 16), (5, 8)]
+    for fine, coarse in pairwise(levels):
+        mean = fine[:, :2, :2].mean((1, 2))
+        assert np.abs(coarse[:, 0, 0] - mean).max() <= 0.5
+    told = attributes(out)["multiscales"][0]["datasets"][1]["coordinateTransformations"]
+    assert told[0]["scale"] == [1, 1.0, 1.0]
+    assert told[1]["translation"] == [0, 0.25, 0.25]
+    again = read_image(out)
+    assert again.pixel_size == image.pixel_size
+    assert (again.data == stack).all()
 
 
 def test_a_scale_of_one_without_unit_is_no_pixel_size(tmp_path, stack):
