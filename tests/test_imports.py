@@ -56,11 +56,12 @@ ORDER = (
     "tiff",
     "pictures",
     "files",
+    "metrics",
+    "validation",
     "inpainting",
     "denoising",
     "super_resolution",
     "tasks",
-    "metrics",
 )
 
 
