@@ -64,6 +64,8 @@ def test_each_menu_has_what_belongs_there(
     assert "Super-resolve (Knitworks)" in titles(layers["Transform"].menu())
     titles(layers["Annotate"].menu())["Make a mask (Knitworks)"].trigger()
     assert "Make a mask (Knitworks)" in window.dock_widgets
+    titles(titles(window.file_menu)["IO Utilities"].menu())["Batch (Knitworks)"].trigger()
+    assert "Batch (Knitworks)" in window.dock_widgets
 
 
 def test_every_setting_has_a_title_and_a_description() -> None:
