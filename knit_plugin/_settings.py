@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PLUGIN = "napari-knitworks"
+# What belongs to one image: kept, it would spoil the next one without a word
+OF_ONE_IMAGE = ("sigma", "gain", "offset", "kernel", "mask_label", "invert_mask")
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,71 @@ def _read() -> dict[str, Any]:
             if isinstance(known, dict):
                 return known
     return dict(_kept)
+
+
+def keep_form(task: str, form: Any) -> None:
+    """Keep what a task's form says, but for what belongs to one image.
+
+    Parameters
+    ----------
+    task : str
+    form : RecipeForm
+    """
+    values = form.values()
+    keep_inputs(task, {k: v for k, v in values.items() if k not in OF_ONE_IMAGE})
+
+
+def recall_form(task: str, form: Any) -> None:
+    """Fill in what `keep_form` kept, and the device of the preferences where nothing was kept.
+
+    Parameters
+    ----------
+    task : str
+    form : RecipeForm
+    """
+    start = {"device": preferences().device}
+    set_inputs(form.inputs, {**start, **last_inputs(task)})
+
+
+def recall_device(task: str, form: Any) -> None:
+    """Choose the device again, now that torch has told which there are.
+
+    Parameters
+    ----------
+    task : str
+    form : RecipeForm
+    """
+    wanted = last_inputs(task).get("device", preferences().device)
+    if form.inputs["device"].value == "auto":
+        set_inputs(form.inputs, {"device": wanted})
+
+
+def may_take(needed: int, parent: Any) -> bool:
+    """Ask before a run that takes more memory than the preferences let pass.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes.
+    parent : QWidget
+
+    Returns
+    -------
+    bool
+        Whether to go on.
+    """
+    limit = preferences().ask_above_gb
+    if needed <= limit * 1e9:
+        return True
+    from qtpy.QtWidgets import QMessageBox
+
+    text = (
+        f"The layers of this run take about {needed / 1e9:.3g} GB. Go on?\n"
+        f"(Asked from {limit:g} GB on; see File > Preferences > Knitworks. "
+        "A crop of the image takes less.)"
+    )
+    yes = QMessageBox.StandardButton.Yes
+    return bool(QMessageBox.question(parent, "Knitworks", text) == yes)
 
 
 def set_inputs(inputs: dict[str, Any], values: dict[str, Any]) -> list[str]:

@@ -103,7 +103,7 @@ def test_ours_with_a_mistake_in_it_says_which(
 # layers
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".ome.tif"])
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif", ".ome.zarr"])
 def test_an_image_is_saved_with_pixel_size_units_and_axes(
     plugin: str, tmp_path: Path, suffix: str
 ) -> None:

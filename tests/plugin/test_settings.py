@@ -114,3 +114,62 @@ def test_results_are_saved_beside_each_other_with_their_records(page: Any, tmp_p
     page.files.autosave_folder = str(tmp_path / "file")
     assert autosave(result, "cells", problems.append) is None
     assert "not autosaved" in problems[0]
+
+
+# in the widgets
+
+
+def test_a_widget_opens_with_the_inputs_of_the_last_run(
+    dock: Any, finish: Any, page: Any, slope: np.ndarray, hole: np.ndarray, tmp_path: Path
+) -> None:
+    from knit_plugin.inpaint_widget import InpaintWidget
+
+    page.files.autosave_folder = str(tmp_path / "saved")
+    page.compute.device = "cpu"
+    viewer, widget = dock(steps=3)
+    assert widget.form.values()["device"] == "cpu"
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    widget.form.inputs["margin"].value = 9
+    widget.mask_form.inputs["mask_label"].value = 2
+    widget.panel.run_button.click()
+    finish(widget)
+    saved = knitcore.read_image(tmp_path / "saved" / "cells (inpainted).tif")
+    np.testing.assert_array_equal(saved.data, viewer.layers["cells (inpainted)"].data)
+
+    other = InpaintWidget(viewer)
+    viewer.window.add_dock_widget(other, name="other")
+    fields = other.fields()
+    assert (fields["steps"], fields["margin"], fields["device"]) == (3, 9, "cpu")
+    assert fields["mask_label"] is None  # belongs to that one image
+
+
+def test_a_run_that_takes_much_memory_asks_first(
+    dock: Any,
+    finish: Any,
+    slope: np.ndarray,
+    hole: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from qtpy.QtWidgets import QMessageBox
+
+    from knit_plugin import _settings
+
+    asked: list[str] = []
+    answers = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+
+    def question(parent: Any, title: str, text: str) -> Any:
+        asked.append(text)
+        return answers.pop(0)
+
+    monkeypatch.setattr(QMessageBox, "question", question)
+    monkeypatch.setattr(_settings, "preferences", lambda: Preferences(ask_above_gb=1e-6))
+    viewer, widget = dock(steps=3)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    widget.panel.run_button.click()
+    assert widget.job is None
+    assert "GB. Go on?" in asked[0]
+    widget.panel.run_button.click()
+    finish(widget)
+    assert "cells (inpainted)" in viewer.layers
