@@ -387,6 +387,53 @@ def shapes_on_grid(mask: Taken, image: Taken) -> np.ndarray:
     return labels
 
 
+def points_on_grid(mask: Taken, image: Taken) -> np.ndarray:
+    """Draw the points of a Points layer as discs on the image's pixels.
+
+    Parameters
+    ----------
+    mask : Taken
+        Of a Points layer. Each point covers a disc of its size in its own plane, and one pixel at
+        least.
+    image : Taken
+
+    Returns
+    -------
+    ndarray of int32
+        On the image's last ``mask.ndim`` axes: 0, or the point's place in the layer, from 1 on.
+
+    Raises
+    ------
+    InputError
+        As `image_to_mask`.
+    """
+    there = image_to_mask(image, mask)
+    depth = mask.ndim
+    back = np.linalg.inv(there)
+    grid = image.shape[image.ndim - depth :]
+    labels = np.zeros(grid, np.int32)
+    points = np.asarray(mask.data, float).reshape(-1, depth)
+    sizes = np.broadcast_to(np.asarray(mask.state["size"], float), len(points))
+    # a pixel's step along rows or columns, in the points' own coordinates
+    step = there[:depth, depth - 2 : depth]
+    reach = np.linalg.norm(back[depth - 2 : depth, depth - 2 : depth], 2)
+    for number, (point, size) in enumerate(zip(points, sizes, strict=True), start=1):
+        at = (back[:depth, :depth] @ point + back[:depth, depth]).round(4)
+        nearest = np.floor(at + 0.5).astype(int)
+        if any(not 0 <= n < side for n, side in zip(nearest[:-2], grid[:-2], strict=True)):
+            continue
+        low = np.maximum(np.floor(at[-2:] - reach * size / 2), 0).astype(int)
+        high = np.minimum(np.ceil(at[-2:] + reach * size / 2) + 1, grid[-2:]).astype(int)
+        if np.any(high <= low):
+            continue
+        y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
+        off = step @ np.stack([y.ravel() - at[-2], x.ravel() - at[-1]])
+        near = np.linalg.norm(off, axis=0).reshape(y.shape) <= size / 2 + 1e-6
+        near |= (y == nearest[-2]) & (x == nearest[-1])
+        labels[tuple(nearest[:-2])][low[0] : high[0], low[1] : high[1]][near] = number
+    return labels
+
+
 def core_mask(
     mask: Taken, image: Taken, cancel: CancelToken | None = None
 ) -> Generator[Event, None, Image]:
@@ -395,7 +442,7 @@ def core_mask(
     Parameters
     ----------
     mask : Taken
-        Of a Labels or Shapes layer.
+        Of a Labels, Shapes or Points layer.
     image : Taken
     cancel : object with ``is_set()``, optional
 
@@ -412,6 +459,9 @@ def core_mask(
     if mask.kind == "shapes":
         yield Progress(0.0, f"draw the shapes of {mask.name}")
         labels = shapes_on_grid(mask, image)
+    elif mask.kind == "points":
+        yield Progress(0.0, f"draw the points of {mask.name}")
+        labels = points_on_grid(mask, image)
     else:
         array = yield from read(mask, cancel)
         labels, notes = labels_on_grid(mask, image, array)
@@ -433,12 +483,12 @@ def refuse_unfit(mask: Taken, image: Taken) -> None:
     Raises
     ------
     InputError
-        Points, too many dimensions, or rotated against the image.
+        No layer that covers pixels, too many dimensions, or rotated against the image.
     """
-    if mask.kind not in ("labels", "shapes"):
+    if mask.kind not in ("labels", "shapes", "points"):
         raise InputError(
             f"{mask.name!r} is a {mask.kind.capitalize()} layer, which covers no pixels: "
-            "use Labels (or Shapes) to mark what is to be filled"
+            "use Labels, Shapes or Points to mark what is to be filled"
         )
     if mask.kind == "labels":
         nearest_indices(image, mask)

@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QPixmap, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QVBoxLayout, QWidget
 
+from knit_plugin import _settings
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import Taken, core_image, core_mask, memory_needed, read, take
 from knit_plugin._recipe_form import InputsArea, RecipeForm, add_row, form_layout
@@ -64,6 +65,7 @@ class TaskWidget(QWidget):
         self.panel.run.connect(self.run)
         self.panel.cancel.connect(self.cancel)
         self._choose_selected()
+        _settings.recall_form(self.task, self.form)
         self.check()
 
         self._warm_up = warm_up(self.rehearse)
@@ -193,6 +195,7 @@ class TaskWidget(QWidget):
         if not self._warm_up.is_alive():
             self._device_timer.stop()
             self.form.set_choices("device", ["auto", *torch_devices()])
+            _settings.recall_device(self.task, self.form)
 
     # before the run
 
@@ -246,6 +249,10 @@ class TaskWidget(QWidget):
                 "wait for its end, or cancel it"
             )
             return
+        pixels = int(np.prod(enlarged_shape(image, factors)))
+        if not _settings.may_take(memory_needed(image, pixels), self):
+            return
+        _settings.keep_form(self.task, self.form)
         anchor = getattr(recipe, "anchor", "centre")  # only super-resolution has one
         layers = ResultLayers(self.viewer, image, self.done(recipe), factors, anchor)
         warming, in_worker = self._warm_up, self.in_worker(image)
@@ -316,6 +323,9 @@ class TaskWidget(QWidget):
             QTimer.singleShot(BREATH, self._next_pending)
 
     def _finish_run(self, result: Result) -> None:
+        if self._layers is not None and self.has_changed(result):
+            name = f"{self._layers.source.name} ({self._layers.done})"
+            _settings.autosave(result, name, self._show_error)
         self._leave_run()
         notes = [note["text"] for note in result.record["notes"]]
         text = "\n".join([self.summary(result), *notes])

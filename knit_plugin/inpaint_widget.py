@@ -52,10 +52,9 @@ class InpaintWidget(TaskWidget):
         from napari.layers import Labels, Points, Shapes
 
         self._mask_events: list[Any] = []
-        # Points are offered so that choosing them says what to use instead
         self.mask_box = LayerBox(self.viewer, (Labels, Shapes, Points), "no Labels layer")
         self.boxes.append(self.mask_box)
-        tip = "Labels or Shapes layer over what is lost: everything drawn there is filled."
+        tip = "Labels, Shapes or Points over what is lost: everything drawn there is filled."
         add_row(layers, "Mask", self.mask_box, tip)
         self.mask_form = RecipeForm(Inpaint, {}, MASK_FIELDS)
         return [self.mask_form]
@@ -80,7 +79,7 @@ class InpaintWidget(TaskWidget):
         image, _ = super().take(copy=copy)
         if self.mask_box.layer is None:
             raise InputError(
-                "Add a Labels layer and paint over what is lost; Shapes can be used, too."
+                "Add a Labels layer and paint over what is lost; Shapes and Points can be used, too."
             )
         mask = take(self.mask_box.layer, copy=copy)
         refuse_unfit(mask, image)
@@ -94,7 +93,7 @@ class InpaintWidget(TaskWidget):
         if np.dtype(image.data.dtype).kind == "f":
             return  # may hold NaN to fill
         data = mask.data
-        if mask.kind == "shapes":
+        if mask.kind in ("shapes", "points"):
             empty = len(data) == 0
         else:
             small = isinstance(data, np.ndarray) and data.nbytes <= COPY_AT_ONCE

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from knitcore.events import Note, Preview, Progress, drain
     from knitcore.files import read_image, read_mask, write_result
     from knitcore.inpainting import inpaint, inpaint_steps
-    from knitcore.masks import resolve_mask
+    from knitcore.masks import grow_mask, mask_from, resolve_mask
     from knitcore.metrics import psnr, ssim
     from knitcore.recipe import Denoise, Inpaint, SuperResolve, load_recipe, save_recipe
     from knitcore.result import Result
@@ -42,7 +42,7 @@ _HOMES = {
     "events": ("Note", "Preview", "Progress", "drain"),
     "files": ("read_image", "read_mask", "write_result"),
     "inpainting": ("inpaint", "inpaint_steps"),
-    "masks": ("resolve_mask",),
+    "masks": ("grow_mask", "mask_from", "resolve_mask"),
     "metrics": ("psnr", "ssim"),
     "recipe": ("Denoise", "Inpaint", "SuperResolve", "load_recipe", "save_recipe"),
     "result": ("Result",),
@@ -71,9 +71,11 @@ __all__ = [
     "denoise",
     "denoise_steps",
     "drain",
+    "grow_mask",
     "inpaint",
     "inpaint_steps",
     "load_recipe",
+    "mask_from",
     "psnr",
     "read_image",
     "read_mask",

@@ -13,7 +13,9 @@ from knitcore.errors import InputError
 from knitcore.events import Note
 from knitcore.recipe import Inpaint
 
-WORDS = "nan, saturated, alpha or value=NUMBER"
+WORDS = "nan, saturated, hot, alpha, value=NUMBER, above=NUMBER or below=NUMBER"
+NUMBERED = ("value=", "above=", "below=")
+LONE = 5.0  # so many times the spread of its surroundings off them, a pixel is a defect
 MOSTLY = 0.6  # a mask over this share is more often inverted than meant
 
 
@@ -27,8 +29,9 @@ def resolve_mask(image: Image, mask: Any, recipe: Inpaint) -> tuple[np.ndarray, 
     mask : Image, array-like, str or None
         Non-zero marks pixels to fill. Its shape is the image's, or the image's without some of
         its axes, over which it is then repeated: a 2-D mask serves each plane of a stack, one
-        without C all channels. A word is "nan", "saturated", "alpha" (fully transparent pixels)
-        or "value=0" (any number). None fills only NaN and infinite pixels, which join every mask.
+        without C all channels. A word is "nan", "saturated", "hot" (hot and dead pixels), "alpha"
+        (fully transparent pixels), "value=0", "above=4000" or "below=10" (any number). None fills
+        only NaN and infinite pixels, which join every mask.
     recipe : Inpaint
         Its `mask_label`, `invert_mask`, `alpha_channel` and `saturated_as_hole` are used.
 
@@ -63,6 +66,82 @@ def resolve_mask(image: Image, mask: Any, recipe: Inpaint) -> tuple[np.ndarray, 
     return fill, notes
 
 
+def mask_from(image: Image, word: str) -> tuple[np.ndarray, list[Note]]:
+    """Mark pixels by what they hold.
+
+    Parameters
+    ----------
+    image : Image
+    word : str
+        "nan" (infinite ones as well), "saturated", "hot", "alpha", "value=NUMBER", "above=NUMBER"
+        or "below=NUMBER". A colour pixel is marked if any of its colours is; by "value=", if all are.
+
+    Returns
+    -------
+    marked : ndarray of bool
+        Shape of `image` without its S axis.
+    notes : list of Note
+        How many pixels, and what was decided on the user's behalf.
+
+    Raises
+    ------
+    InputError
+        An unknown word, or one that does not go with the image.
+
+    Examples
+    --------
+    >>> from knitcore import as_image
+    >>> marked, notes = mask_from(as_image([[0, 3], [9, 7]]), "above=5")
+    >>> marked.tolist()
+    [[False, False], [True, True]]
+    """
+    check_kind(image)
+    notes: list[Note] = []
+    if word.strip().lower() == "nan" and image.dtype.kind == "f":
+        lost = _pixels(image, lambda plane: ~np.isfinite(plane))
+        found = _told(lost, "NaN or infinite", image, notes)
+    else:
+        found = _from_word(image, word, notes)
+    return (found[..., 0] if image.axes.endswith("S") else found), notes
+
+
+def grow_mask(mask: Any, pixels: float) -> np.ndarray:
+    """Let the marked parts grow, or shrink, in each plane.
+
+    Parameters
+    ----------
+    mask : array-like, shape (..., Y, X)
+        Non-zero is marked.
+    pixels : float
+        Distance by which the border moves outwards; negative: inwards. The image's own border
+        takes nothing away from a part that touches it.
+
+    Returns
+    -------
+    ndarray of bool
+
+    Examples
+    --------
+    >>> grow_mask([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], 1).astype(int).tolist()
+    [[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]]
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    out = np.asarray(mask) != 0
+    if not pixels:
+        return out
+    out = out.copy()
+    for index in np.ndindex(out.shape[:-2]):
+        plane = out[index]
+        if not plane.any() or plane.all():
+            continue
+        if pixels > 0:
+            out[index] = distance_transform_edt(~plane) <= pixels
+        else:
+            out[index] = distance_transform_edt(plane) > -pixels
+    return out
+
+
 def _colours(image: Image) -> int:
     """Number of samples that are not alpha; 1 without an S axis."""
     return image.shape[-1] - image.alpha if image.axes.endswith("S") else 1
@@ -87,8 +166,15 @@ def _pixels(image: Image, test: Any, every: bool = False) -> np.ndarray:
 
 def _from_word(image: Image, word: str, notes: list[Note]) -> np.ndarray:
     kind = word.strip().lower()
-    if kind.startswith("value="):
+    if kind.startswith(NUMBERED):
         value = parse_value(kind)
+        side = kind.partition("=")[0]
+        if side != "value":
+            if math.isnan(value):
+                raise InputError(f"{word!r}: no grey level is {side} NaN; give a number")
+            above = side == "above"
+            found = _pixels(image, lambda plane: plane > value if above else plane < value)
+            return _told(found, f"{side} {value:g}", image, notes)
         if math.isnan(value):
             kind = "nan"
         else:
@@ -112,6 +198,8 @@ def _from_word(image: Image, word: str, notes: list[Note]) -> np.ndarray:
             text = f"{image.name}: no pixel at {top}; the highest value is {brightest}"
             notes.append(Note(f"{text}: if the camera saturates there, use value={brightest}"))
         return _told(found, f"saturated (at {top})", image, notes)
+    if kind == "hot":
+        return _told(_hot(image), "hot or dead", image, notes)
     if kind == "alpha":
         if not image.alpha:
             raise InputError(
@@ -119,6 +207,54 @@ def _from_word(image: Image, word: str, notes: list[Note]) -> np.ndarray:
             )
         return _told(_transparent(image), "fully transparent", image, notes)
     raise InputError(f"unknown mask word {word!r}; it can be {WORDS}, or an image")
+
+
+def _hot(image: Image) -> np.ndarray:
+    """Pixels alone, or with one neighbour, far from all that is around them, bright or dark."""
+    samples = image.axes.endswith("S")
+    found = np.zeros(image.shape, bool)
+    for index in np.ndindex(image.shape[: max(0, len(image.shape) - 2 - samples)]):
+        plane = np.asarray(image.data[index])
+        if not samples:
+            found[index] = _lone(plane)
+            continue
+        for k in range(_colours(image)):
+            found[index] |= _lone(plane[..., k])[..., None]
+    return found
+
+
+def _lone(plane: np.ndarray) -> np.ndarray:
+    """Pixels that lie `LONE` times further from the local median than all neighbours but one.
+
+    A point of light has lit its neighbours, a line goes on: neither stands out so. What counts is the
+    spread close by, so that the noise may grow with the grey level.
+    """
+    from scipy.ndimage import median_filter
+
+    out = np.zeros(plane.shape, bool)
+    if min(plane.shape) < 3:
+        return out
+    values = plane.astype(np.float32)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return out
+    values[~finite] = np.median(values[finite])
+    low, high = np.quantile(values, (0.001, 0.999))
+    least = max(1.0 if plane.dtype.kind in "iu" else 0.0, float(high - low) / 1000)
+    off = np.abs(values - median_filter(values, 3))
+    # the few that may be it; a pixel in fifty is no defect any more
+    at = np.argwhere((off > least) & (off >= np.quantile(off, 0.98)) & finite)
+    padded = np.pad(values, 2, mode="reflect")
+    y, x = (grid.ravel() for grid in np.mgrid[:5, :5])
+    centre = len(y) // 2
+    for some in np.array_split(at, max(1, len(at) // 20_000)):
+        around = padded[some[:, :1] + y, some[:, 1:] + x]
+        others = np.delete(around, centre, axis=1)
+        middle = np.median(others, axis=1)
+        spread = np.partition(np.abs(others - middle[:, None]), -2, axis=1)[:, -2]
+        far = np.abs(around[:, centre] - middle) > LONE * np.maximum(spread, least)
+        out[tuple(some[far].T)] = True
+    return out
 
 
 def parse_value(word: str) -> float:

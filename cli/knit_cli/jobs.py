@@ -13,7 +13,7 @@ import click
 
 from knitcore.errors import FileError, InputError
 from knitcore.files import record_path, split_suffix
-from knitcore.masks import WORDS, parse_value
+from knitcore.masks import NUMBERED, WORDS, parse_value
 
 READABLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 WRITABLE = (".tif", ".tiff", ".png", ".npy")
@@ -78,9 +78,9 @@ def parse_mask(text: str) -> Path | str:
         Neither.
     """
     word = text.lower()
-    if word in ("nan", "saturated", "alpha"):
+    if word in ("nan", "saturated", "hot", "alpha"):
         return word
-    if word.startswith("value="):
+    if word.startswith(NUMBERED):
         try:
             parse_value(word)
         except InputError as error:

@@ -103,8 +103,8 @@ _OTHERS = [
             "--mask",
             metavar="MASK",
             help="What to fill: an image (non-zero = fill), a folder of them matched by name (a.tif "
-            "goes with a.tif, a.png or a_mask.*), or a word: nan, saturated, alpha, value=0 (any "
-            "number).",
+            "goes with a.tif, a.png or a_mask.*), or a word: nan, saturated, hot, alpha, value=0, "
+            "above=4000, below=10 (any number).",
         ),
     ),
 )

@@ -67,6 +67,8 @@ CROPS = {
     "rgb_ihc_crop.png": ("rgb_ihc.png", np.s_[128:384, 128:384], "YXS", None, {}),
 }
 SAMPLE_BOX = np.s_[96:352, 78:334]  # of the neuron: the cell body and seven branches
+NOISY_BOX = np.s_[256:512, 60:316]  # of the exit sites: one cell whole, two in part
+STACK_BOX = np.s_[14:24, 32:96, 16:80]  # of the nucleus: its brightest planes
 
 
 def read(path: Path) -> np.ndarray:
@@ -126,6 +128,15 @@ def draw_damage(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return damaged.astype(truth.dtype), mask
 
 
+def damage_stack(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Line dropouts in two planes and a bubble through three. Returns damaged stack and mask (255)."""
+    z, y, x = np.mgrid[: truth.shape[0], : truth.shape[1], : truth.shape[2]]
+    mask = ((z - 6) / 1.6) ** 2 + ((y - 31) / 6) ** 2 + ((x - 44) / 6) ** 2 < 1
+    for plane, rows in ((2, np.s_[30:33]), (2, np.s_[39]), (3, np.s_[26:28])):
+        mask[plane, rows] = True
+    return np.where(mask, 0, truth).astype(truth.dtype), mask.astype(np.uint8) * 255
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -178,6 +189,17 @@ def main() -> None:
     write_imagej(HERE / "micrograph_truth.tif", truth, "YX", 0.16, {})
     write_imagej(SAMPLES / "damaged_micrograph.tif", damaged, "YX", 0.16, {})
     Image.fromarray(mask).save(SAMPLES / "damaged_micrograph_mask.png", optimize=True)
+
+    noisy = read(data / "microscopy" / "fluo_eres_noisy_16bit.tif")[NOISY_BOX]
+    write_imagej(SAMPLES / "noisy_micrograph.tif", noisy, "YX", 1000000 / 4354004, {})
+    stack, mask = damage_stack(read(data / "microscopy" / "zstack_nucleus_16bit.tif")[STACK_BOX])
+    write_imagej(SAMPLES / "damaged_stack.tif", stack, "ZYX", 0.51188, {"spacing": 0.49939})
+    tifffile.imwrite(
+        SAMPLES / "damaged_stack_mask.tif",
+        mask,
+        photometric="minisblack",
+        metadata={"axes": "ZYX"},
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from knit_plugin import _settings
+
 ROOT = Path(__file__).parents[2]
 WAIT = 120_000  # ms; only a guard against waiting for ever
 
@@ -23,6 +25,21 @@ def plugin() -> str:
     if "napari-knitworks" not in manager:
         manager.register(PluginManifest.from_file(ROOT / "napari.yaml"))
     return "napari-knitworks"
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of settings for each test, so that the user's own are neither read nor written."""
+    import napari.settings as settings
+
+    folder = tmp_path / "settings"
+    monkeypatch.setattr(settings, "_CFG_PATH", str(folder / "settings.yaml"), raising=False)
+    clear = getattr(settings, "_clear_plugin_settings_cache", lambda: None)
+    clear()
+    _settings._kept.clear()
+    yield folder
+    clear()
+    _settings._kept.clear()
 
 
 @pytest.fixture

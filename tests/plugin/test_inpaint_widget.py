@@ -237,17 +237,11 @@ def test_what_is_missing_is_said_before_the_run(
     assert not button.isEnabled()
     viewer.add_image(slope, name="cells")
     assert said().startswith("Add a Labels layer")
-    points = viewer.add_points([[1, 1]], name="spots")
-    assert "'spots' is a Points layer" in said()
-    assert "use Labels" in said()
-    assert not button.isEnabled()
-
     labels = viewer.add_labels(hole, rotate=20, name="dust")
     widget.mask_box.layer = labels
     assert "'dust' is rotated or sheared against image layer 'cells'" in said()
     assert not button.isEnabled()
     viewer.layers.remove(labels)
-    viewer.layers.remove(points)
     viewer.add_labels(np.stack([hole, hole]))
     assert "3 dimensions, image layer 'cells' has 2" in said()
     assert not button.isEnabled()

@@ -16,6 +16,7 @@ from knit_plugin._layers import (
     core_mask,
     labels_on_grid,
     memory_needed,
+    points_on_grid,
     read,
     refuse_unfit,
     shapes_on_grid,
@@ -208,9 +209,11 @@ def test_a_mask_with_more_dimensions_is_refused() -> None:
         refuse_unfit(take(nl.Labels(np.ones((3, 4, 5), np.int32))), take(image_layer()))
 
 
-def test_points_are_refused_with_what_to_use() -> None:
-    with pytest.raises(InputError, match=r"'spots' is a Points layer.*use Labels"):
-        refuse_unfit(take(nl.Points([[1, 1]], name="spots")), take(image_layer()))
+def test_vectors_are_refused_with_what_to_use() -> None:
+    with pytest.raises(
+        InputError, match=r"'flow' is a Vectors layer.*use Labels, Shapes or Points"
+    ):
+        refuse_unfit(take(nl.Vectors(np.ones((1, 2, 2)), name="flow")), take(image_layer()))
 
 
 # shapes
@@ -259,3 +262,36 @@ def test_shapes_of_a_stack_stay_in_their_planes() -> None:
 def test_shapes_outside_the_image_draw_nothing() -> None:
     layer = nl.Shapes([[[90, 90], [90, 95], [95, 95], [95, 90]]], shape_type="rectangle")
     assert not shapes_on_grid(take(layer), take(image_layer())).any()
+
+
+# points
+
+
+def test_points_are_discs_of_their_size_and_one_pixel_at_least() -> None:
+    points = nl.Points([[10, 10], [3, 15]], size=[7, 0.1])
+    drawn = points_on_grid(take(points), take(image_layer((20, 20))))
+    y, x = np.mgrid[:20, :20]
+    np.testing.assert_array_equal(drawn == 1, np.hypot(y - 10, x - 10) <= 3.5)
+    assert np.argwhere(drawn == 2).tolist() == [[3, 15]]
+
+
+def test_points_lie_where_they_are_seen() -> None:
+    plain = points_on_grid(take(nl.Points([[6, 5]], size=4)), take(image_layer((16, 12))))
+    place = {"scale": (0.2, 0.2), "rotate": 35, "translate": (3, 4), "units": ("um", "um")}
+    image = image_layer((16, 12), **place)
+    seen = nl.Points([image.data_to_world((6, 5))], size=0.8, units=("um", "um"))
+    np.testing.assert_array_equal(points_on_grid(take(seen), take(image)), plain)
+    # anisotropic pixels: a disc in the world is an ellipse of pixels
+    wide = image_layer((16, 12), scale=(1, 2))
+    ellipse = points_on_grid(take(nl.Points([[8, 12]], size=8)), take(wide)) > 0
+    assert ellipse[:, 6].sum() == 9
+    assert ellipse[8].sum() == 5
+
+
+def test_points_of_a_stack_stay_in_their_planes_and_in_the_image() -> None:
+    points = nl.Points([[2, 3, 3], [9, 3, 3], [0, -50, 3], [1, 5, 8]], size=3)
+    drawn = points_on_grid(take(points), take(image_layer((4, 6, 6))))
+    assert [sorted(np.unique(plane)) for plane in drawn] == [[0], [0], [0, 1], [0]]
+    touching = points_on_grid(take(nl.Points([[-1, 2]], size=4)), take(image_layer((6, 6))))
+    assert touching[0].any()
+    assert not touching[2].any()

@@ -56,6 +56,43 @@ def test_the_widgets_stand_in_both_menus_and_open_from_them(
         assert isinstance(window.dock_widgets[title], kind)
 
 
+def test_each_menu_has_what_belongs_there(
+    make_napari_viewer: Callable[..., Any], plugin: str
+) -> None:
+    window = make_napari_viewer().window
+    layers = titles(window.layers_menu)
+    assert "Super-resolve (Knitworks)" in titles(layers["Transform"].menu())
+    titles(layers["Annotate"].menu())["Make a mask (Knitworks)"].trigger()
+    assert "Make a mask (Knitworks)" in window.dock_widgets
+    titles(titles(window.file_menu)["IO Utilities"].menu())["Batch (Knitworks)"].trigger()
+    assert "Batch (Knitworks)" in window.dock_widgets
+
+
+def test_every_setting_has_a_title_and_a_description() -> None:
+    for page in manifest().contributions.configurations.values():
+        for name, setting in page.properties.items():
+            assert setting.title, name
+            assert setting.description, name
+
+
+def test_all_samples_open_calibrated_and_are_small(
+    make_napari_viewer: Callable[..., Any], plugin: str
+) -> None:
+    viewer = make_napari_viewer()
+    for sample in manifest().contributions.sample_data:
+        viewer.open_sample(plugin, sample.key)
+        assert {str(unit) for unit in viewer.layers[-1].units} == {"micrometer"}
+    assert [layer.name for layer in viewer.layers if type(layer).__name__ == "Image"] == [
+        "Damaged micrograph",
+        "Noisy micrograph",
+        "Damaged stack",
+    ]
+    samples = list((ROOT / "knitcore" / "samples").iterdir())
+    assert sum(file.stat().st_size for file in samples) < 1_500_000
+    credits = (ROOT / "knitcore" / "samples" / "CREDITS.md").read_text()
+    assert all(file.name in credits for file in samples if file.suffix != ".md")
+
+
 def test_the_sample_is_an_image_and_the_labels_of_its_damage(
     make_napari_viewer: Callable[..., Any], plugin: str
 ) -> None:

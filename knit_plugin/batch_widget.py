@@ -1,0 +1,583 @@
+"""The widget "Batch (Knitworks)": a folder of images worked through by `knit` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, ClassVar
+
+from qtpy.QtCore import QProcess, QProcessEnvironment, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from knit_plugin._recipe_form import add_row, form_layout
+from knit_plugin._run_panel import wrapped_label
+from knit_plugin._settings import keep_inputs, last_inputs
+from knitcore import InputError, KnitError, load_recipe
+from knitcore.files import record_path, split_suffix
+from knitcore.recipe import RECIPES, Recipe, SuperResolve, make_recipe, recipe_fields
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+KILL_AFTER = 10_000  # ms from a polite stop to one that cannot be refused
+WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+SIGNS = {WAITING: "·", RUNNING: "…", DONE: "✓", FAILED: "✗", STOPPED: "–"}
+
+
+class PathInput(QWidget):
+    """A line for a path, and a button to look for it.
+
+    Parameters
+    ----------
+    what : {"folder", "new folder", "file", "any"}
+    placeholder : str
+    """
+
+    def __init__(self, what: str, placeholder: str = "") -> None:
+        super().__init__()
+        self._what = what
+        self.line = QLineEdit()
+        self.line.setPlaceholderText(placeholder)
+        self.button = QToolButton()
+        self.button.setText("…")
+        self.button.setToolTip("Look for it")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.line)
+        row.addWidget(self.button)
+        self.setFocusProxy(self.line)
+        self.button.clicked.connect(self._look)
+
+    @property
+    def text(self) -> str:
+        """What is written, without spaces around it."""
+        return self.line.text().strip()
+
+    def _look(self) -> None:
+        start = self.text or str(Path.home())
+        if self._what.endswith("folder"):
+            found = QFileDialog.getExistingDirectory(self, "Choose a folder", start)
+        else:
+            found, _ = QFileDialog.getOpenFileName(self, "Choose a file", start)
+        if found:
+            self.line.setText(found)
+
+
+class BatchWidget(QWidget):
+    """Work through a folder: one child process, one row for each file.
+
+    A fault in one file never costs another one, and one in the process never the viewer. Stop ends it
+    without half a file; Run goes on with what is not done.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    verb: ClassVar[str] = "Batch"
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.process: QProcess | None = None
+        self.rows: dict[Path, int] = {}
+        self.states: dict[Path, str] = {}
+        self.outputs: dict[Path, Path] = {}
+        self._stopping = False
+        self._errors = ""
+        self._half = b""
+        self._dock: Any = None
+
+        self.task_box = QComboBox()
+        self.task_box.addItems(list(RECIPES))
+        self.source = PathInput("folder")
+        self.pattern = QLineEdit("*")
+        self.mask_path = PathInput("any", "folder, file, nan, saturated, hot, …")
+        self.recipe = PathInput("file", "defaults")
+        self.target = PathInput("new folder")
+        self.replace_box = QCheckBox()
+        self.run_button = QPushButton("Run")
+        self.run_button.setToolTip("Start, or go on with the files that are not done.")
+        self.stop_button = QPushButton("Stop")
+        self.stop_button.setToolTip(
+            "Stop now. Files that are done stay; none is left half written."
+        )
+        self.bar = QProgressBar()
+        self.table = QTableWidget(0, 3)
+        self.hint, self.summary = wrapped_label(), wrapped_label()
+        self._lay_out()
+
+        self._patience = QTimer(self)
+        self._patience.setSingleShot(True)
+        self._patience.timeout.connect(self._kill)
+        # while somebody types a path, the disk is looked at only after a pause
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(300)
+        self._pause.timeout.connect(self.check)
+        for line in (
+            self.source.line,
+            self.target.line,
+            self.recipe.line,
+            self.mask_path.line,
+            self.pattern,
+        ):
+            line.textChanged.connect(lambda _: self._pause.start())
+        self.task_box.currentTextChanged.connect(self._show_rows)
+        self.run_button.clicked.connect(self.run)
+        self.stop_button.clicked.connect(self.stop)
+        self.table.cellDoubleClicked.connect(self._open)
+        self._recall()
+        self._show_rows()
+
+    # layout
+
+    def _lay_out(self) -> None:
+        self._rows = rows = form_layout()
+        add_row(rows, "Task", self.task_box, "What is done to each image.")
+        add_row(rows, "Images", self.source, "Folder of the images; they are not changed.")
+        tip = "Which files of the folder: *.tif, cell_??.png; several patterns with spaces."
+        add_row(rows, "Files", self.pattern, tip)
+        tip = (
+            "What to fill: a folder of masks matched by name (a.tif goes with a.tif, a.png or "
+            "a_mask.*), one mask for all, or a word: nan, saturated, hot, value=0, above=4000."
+        )
+        add_row(rows, "Mask", self.mask_path, tip)
+        tip = "A recipe (.yaml) or the record of a run (.knit.json); empty: the defaults."
+        add_row(rows, "Recipe", self.recipe, tip)
+        add_row(rows, "Results", self.target, "Folder for the results and their records.")
+        tip = "Write over results of other settings in that folder. Otherwise such a file fails."
+        add_row(rows, "Replace results", self.replace_box, tip)
+        self.table.setHorizontalHeaderLabels(["", "File", "What came out"])
+        header, side = self.table.horizontalHeader(), self.table.verticalHeader()
+        assert header is not None
+        assert side is not None
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Interactive)
+        header.setStretchLastSection(True)
+        side.hide()
+        self.table.setColumnWidth(1, 100)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setToolTip("Double-click a file that is done to see it beside its source.")
+        self.table.setTabKeyNavigation(False)  # Tab leaves the table
+        self.table.setMinimumHeight(120)
+        self.table.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button)
+        buttons.addWidget(self.stop_button)
+        layout = QVBoxLayout(self)
+        layout.addLayout(rows)
+        layout.addWidget(self.hint)
+        layout.addLayout(buttons)
+        for widget in (self.bar, self.table, self.summary):
+            layout.addWidget(widget)
+        self.bar.hide()
+
+    def _show_rows(self) -> None:
+        masked = self.task_box.currentText() == "inpaint"
+        self.mask_path.setVisible(masked)
+        label = self._rows.labelForField(self.mask_path)
+        if label is not None:
+            label.setVisible(masked)
+        self.check()
+
+    # before the run
+
+    def files(self) -> list[Path]:
+        """The images that are meant.
+
+        Returns
+        -------
+        list of Path
+            Sorted by name.
+
+        Raises
+        ------
+        InputError
+            No such folder, or nothing in it.
+        """
+        if not self.source.text:
+            raise InputError("Choose the folder of the images.")
+        folder = Path(self.source.text).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        patterns = self.pattern.text().split() or ["*"]
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES
+            and not path.name.startswith(".")
+            and any(fnmatch(path.name, pattern) for pattern in patterns)
+            and path.is_file()
+        )
+        if not found:
+            raise InputError(f"{folder}: no image is called {' or '.join(patterns)}")
+        return found
+
+    def make_recipe(self) -> Recipe:
+        """The recipe that is meant, checked.
+
+        Returns
+        -------
+        Recipe
+
+        Raises
+        ------
+        RecipeError
+            The file cannot be used.
+        InputError
+            It is for another task.
+        """
+        task: Any = self.task_box.currentText()
+        if not self.recipe.text:
+            return make_recipe(task)
+        recipe = load_recipe(Path(self.recipe.text).expanduser())
+        if recipe.task != task:
+            raise InputError(f"{self.recipe.text}: is for the task {recipe.task}, not {task}")
+        return recipe
+
+    def check(self) -> None:
+        """List the files, and say what is missing; Run is on when nothing is."""
+        if self.process is not None:
+            return
+        try:
+            files = self.files()
+            recipe = self.make_recipe()
+            if not self.target.text:
+                raise InputError("Choose the folder for the results.")
+            target = Path(self.target.text).expanduser()
+            if target.resolve() == Path(self.source.text).expanduser().resolve():
+                raise InputError("Choose another folder for the results than for the images.")
+            if self.task_box.currentText() == "inpaint" and not self.mask_path.text:
+                raise InputError("Say what is to be filled: a mask, or a word such as nan.")
+        except (KnitError, OSError) as problem:
+            self._fill([], None)
+            self._say(str(problem))
+            self.run_button.setEnabled(False)
+            self.stop_button.setEnabled(False)
+            return
+        self._say("")
+        self._fill(files, recipe)
+        self.run_button.setEnabled(True)
+        self.stop_button.setEnabled(False)
+        left = sum(state != DONE for state in self.states.values())
+        self.run_button.setText("Resume" if 0 < left < len(files) else "Run")
+
+    def _fill(self, files: list[Path], recipe: Recipe | None) -> None:
+        before = {path: (self.states[path], self._text(path)) for path in self.rows}
+        self.table.setRowCount(len(files))
+        self.rows = {path: row for row, path in enumerate(files)}
+        self.states = {}
+        for path, row in self.rows.items():
+            name = QTableWidgetItem(path.name)
+            name.setToolTip(str(path))
+            self.table.setItem(row, 0, QTableWidgetItem())
+            self.table.setItem(row, 1, name)
+            self.table.setItem(row, 2, QTableWidgetItem())
+            state, text = before.get(path, (WAITING, ""))
+            if state == DONE or recipe is None:
+                state, text = WAITING, ""
+            if recipe is not None:
+                output = Path(self.target.text).expanduser() / output_name(path, recipe)
+                self.outputs[path] = output
+                mask = self.mask_path.text if recipe.task == "inpaint" else ""
+                if is_done(output, recipe, mask):
+                    state, text = DONE, "done before"
+            self._set(path, state, text)
+
+    def _text(self, path: Path) -> str:
+        item = self.table.item(self.rows[path], 2)
+        return item.text() if item is not None else ""
+
+    def _set(self, path: Path, state: str, text: str) -> None:
+        self.states[path] = state
+        row = self.rows[path]
+        sign, told = self.table.item(row, 0), self.table.item(row, 2)
+        assert sign is not None
+        assert told is not None
+        sign.setText(SIGNS[state])
+        sign.setToolTip(state)
+        told.setText(text)
+        told.setToolTip(text)
+
+    def _say(self, text: str) -> None:
+        self.hint.setText(text)
+        self.hint.setVisible(bool(text))
+
+    # the run
+
+    def command(self) -> list[str]:
+        """Arguments of the child process, after the interpreter.
+
+        Returns
+        -------
+        list of str
+        """
+        left = [str(path) for path, state in self.states.items() if state != DONE]
+        task = self.task_box.currentText()
+        arguments = ["-m", "knit_cli", task, "--json"]
+        if self.replace_box.isChecked():
+            arguments.append("--overwrite")
+        arguments += ["--output", str(Path(self.target.text).expanduser()) + os.sep]
+        if task == "inpaint":
+            arguments += ["--mask", self.mask_path.text]
+        if self.recipe.text:
+            arguments += ["--recipe", str(Path(self.recipe.text).expanduser())]
+        return [*arguments, "--", *left]
+
+    def run(self) -> None:
+        """Start the child process on all that is not done."""
+        if self.process is not None:
+            return
+        self.check()
+        if not self.run_button.isEnabled():
+            return
+        left = [path for path, state in self.states.items() if state != DONE]
+        if not left:
+            self.summary.setText("All files are done. Their results lie in the folder.")
+            return
+        try:
+            Path(self.target.text).expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._fail(f"{self.target.text}: cannot be made: {error.strerror}")
+            return
+        self._keep()
+        for path in left:
+            self._set(path, WAITING, "")
+        self._set(left[0], RUNNING, "")
+        self._stopping, self._errors, self._half = False, "", b""
+        process = QProcess(self)
+        environment = QProcessEnvironment.systemEnvironment()
+        environment.insert("PYTHONUNBUFFERED", "1")
+        environment.insert("PYTHONIOENCODING", "utf-8")
+        process.setProcessEnvironment(environment)
+        process.readyReadStandardOutput.connect(self._read)
+        process.readyReadStandardError.connect(self._read_errors)
+        process.finished.connect(self._end)
+        process.errorOccurred.connect(self._end_unstarted)
+        self.process = process
+        self.run_button.setEnabled(False)
+        self.stop_button.setEnabled(True)
+        self.bar.setRange(0, len(self.rows))
+        self.bar.setFormat("%v of %m files")
+        self.bar.show()
+        self._count()
+        process.start(sys.executable, self.command())
+
+    def stop(self) -> None:
+        """End the child process; harmless when there is none, and twice."""
+        process = self.process
+        if process is None:
+            return
+        self._stopping = True
+        self.stop_button.setEnabled(False)
+        self.summary.setText("stopping…")
+        if sys.platform == "win32":
+            process.kill()  # a console program hears no terminate there
+            return
+        process.terminate()
+        self._patience.start(KILL_AFTER)
+
+    def _kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def _read(self) -> None:
+        if self.process is None:
+            return
+        *lines, self._half = (
+            self._half + bytes(self.process.readAllStandardOutput().data())
+        ).split(b"\n")
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(told, dict):
+                self._take(told)
+
+    def _read_errors(self) -> None:
+        if self.process is not None:
+            text = bytes(self.process.readAllStandardError().data()).decode(errors="replace")
+            self._errors = (self._errors + text)[-4000:]
+
+    def _take(self, told: dict[str, Any]) -> None:
+        path = Path(str(told.get("input", "")))
+        if path not in self.rows:
+            return
+        if told.get("status") == "done":
+            self.outputs[path] = Path(told["output"])
+            self._set(path, DONE, f"{told.get('seconds', 0):.1f} s")
+        elif told.get("status") == "failed":
+            reason = str(told.get("error", "")).removeprefix(f"{path}: ")
+            self._set(path, FAILED, reason)
+        following = [one for one, state in self.states.items() if state == WAITING]
+        if following and RUNNING not in self.states.values():
+            self._set(following[0], RUNNING, "")
+        self._count()
+
+    def _count(self) -> None:
+        states = list(self.states.values())
+        self.bar.setValue(states.count(DONE) + states.count(FAILED))
+        counts = [(DONE, "done"), (FAILED, "failed"), (STOPPED, "not started")]
+        parts = [f"{states.count(state)} {word}" for state, word in counts if state in states]
+        left = states.count(WAITING) + states.count(RUNNING)
+        self.summary.setText(" · ".join([*parts, *([f"{left} to go"] if left else [])]))
+
+    def _end_unstarted(self, error: Any) -> None:
+        if error == QProcess.ProcessError.FailedToStart:
+            self._errors = f"{sys.executable} could not be started"
+            self._end(1)
+
+    def _end(self, code: int, *rest: Any) -> None:
+        if self.process is None:
+            return
+        self._read()
+        self._read_errors()
+        self._patience.stop()
+        self.process.deleteLater()
+        self.process = None
+        for path, state in self.states.items():
+            if state in (WAITING, RUNNING):
+                self._set(path, STOPPED, "")
+        self._count()
+        self.bar.hide()
+        broken = STOPPED in self.states.values() and not self._stopping
+        states = list(self.states.values())
+        self.run_button.setEnabled(True)
+        self.stop_button.setEnabled(False)
+        self.run_button.setText("Resume" if 0 < states.count(DONE) < len(states) else "Run")
+        if broken:
+            lines = [line for line in self._errors.splitlines() if line.strip()]
+            text = lines[-1] if lines else f"the process ended with code {code}"
+            self._fail(f"The batch ended early: {text.removeprefix('Error: ')}")
+
+    def _fail(self, text: str) -> None:
+        from napari.utils.notifications import show_error
+
+        self.summary.setText(f"{self.summary.text()}\n{text}".strip())
+        show_error(text)
+
+    def _open(self, row: int, column: int) -> None:
+        path = next(path for path, at in self.rows.items() if at == row)
+        if self.states[path] != DONE:
+            return
+        from knit_plugin._sample_data import place_in_layers
+        from knitcore import read_image
+
+        try:
+            for file in (path, self.outputs[path]):
+                if file.name not in self.viewer.layers:
+                    image = read_image(file)
+                    rgb = image.axes.endswith("S") and image.shape[-1] > 2
+                    self.viewer.add_image(
+                        image.data, name=file.name, rgb=rgb, **place_in_layers(image)
+                    )
+        except KnitError as error:
+            self._fail(str(error))
+
+    # between sessions
+
+    def _inputs(self) -> dict[str, Any]:
+        return {
+            "source": self.source.line,
+            "pattern": self.pattern,
+            "mask": self.mask_path.line,
+            "recipe": self.recipe.line,
+            "target": self.target.line,
+        }
+
+    def _keep(self) -> None:
+        lines = {name: line.text() for name, line in self._inputs().items()}
+        keep_inputs("batch", {**lines, "task": self.task_box.currentText()})
+
+    def _recall(self) -> None:
+        kept = last_inputs("batch")
+        for name, line in self._inputs().items():
+            if isinstance(kept.get(name), str):
+                line.setText(kept[name])
+        if kept.get("task") in RECIPES:
+            self.task_box.setCurrentText(kept["task"])
+
+    # the end of the widget
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Find the dock, when napari has put the widget into one."""
+        dock = self.parent()
+        if dock is not None and dock is not self._dock:
+            self._dock = dock
+            # napari takes the widget out of a dock that is closed, and it lives on unseen
+            dock.destroyed.connect(self._lose_dock)
+        super().showEvent(event)
+
+    def _lose_dock(self) -> None:
+        self._dock = None
+        if self.process is not None:
+            self.stop()
+            self.process.waitForFinished(KILL_AFTER)
+
+
+def output_name(path: Path, recipe: Recipe) -> str:
+    """The name that `knit` gives a result.
+
+    Parameters
+    ----------
+    path : Path
+        The image.
+    recipe : Recipe
+
+    Returns
+    -------
+    str
+    """
+    stem, suffix = split_suffix(path)
+    if suffix.lower() in (".jpg", ".jpeg"):
+        suffix = ".png"  # what was fitted is not to be compressed with loss
+    if isinstance(recipe, SuperResolve):
+        return f"{stem}_x{'x'.join(f'{factor:g}' for factor in recipe.factors)}{suffix}"
+    ending = {"inpaint": "_inpainted", "denoise": "_denoised"}
+    return f"{stem}{ending[recipe.task]}{suffix}"
+
+
+def is_done(output: Path, recipe: Recipe, mask: str) -> bool:
+    """Whether a result is there, made by this recipe and with such a mask.
+
+    Parameters
+    ----------
+    output : Path
+    recipe : Recipe
+    mask : str
+        As written in the widget: a word, or a path.
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        record = json.loads(record_path(output).read_text(encoding="utf-8"))
+        known = record["files"].get("mask") or {}
+        # of a mask from a file only its being one is known here; `knit` compares no further
+        alike = known.get("word") == mask if "word" in known else bool(mask) == bool(known)
+        same = record["recipe"] == recipe_fields(recipe)
+        return alike and same and output.stat().st_size > 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,241 @@
+"""The batch widget: a folder worked through by a child process, beside a real viewer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+import knitcore
+from knit_plugin.batch_widget import DONE, FAILED, STOPPED, BatchWidget
+
+ROOT = Path(__file__).parents[2]
+WAIT = 120_000
+
+Wait = Callable[[Any], None]
+
+
+@pytest.fixture
+def over(qtbot: Any) -> Wait:
+    """Wait until the child process has ended."""
+
+    def wait(widget: Any) -> None:
+        qtbot.waitUntil(lambda: widget.process is None, timeout=WAIT)
+
+    return wait
+
+
+@pytest.fixture
+def folder(tmp_path: Path, slope: np.ndarray) -> Path:
+    """Three images with a hole of zeros, one of which is none; and something else."""
+    source = tmp_path / "scans, first day"
+    source.mkdir()
+    for number, name in enumerate(("a.tif", "c.tif"), start=1):
+        image = slope + np.uint16(number)
+        image[12:20, 14:22] = 0
+        tifffile.imwrite(source / name, image)
+    (source / "b.tif").write_text("no image at all")
+    (source / "notes.txt").write_text("of the first day")
+    return source
+
+
+def set_up(widget: Any, folder: Path, target: Path, *, steps: int = 3) -> None:
+    recipe = folder.parent / "recipe.yaml"
+    knitcore.save_recipe(knitcore.Inpaint(steps=steps, ensemble=1, knit_depth=0), recipe)
+    widget.source.line.setText(str(folder))
+    widget.mask_path.line.setText("value=0")
+    widget.recipe.line.setText(str(recipe))
+    widget.target.line.setText(str(target))
+    widget.check()
+
+
+def states(widget: Any) -> dict[str, str]:
+    return {path.name: state for path, state in widget.states.items()}
+
+
+def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
+    dock_task: Any, over: Wait, folder: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    viewer, widget = dock_task(BatchWidget)
+    target = tmp_path / "results"
+    set_up(widget, folder, target)
+    assert list(states(widget)) == ["a.tif", "b.tif", "c.tif"]
+    widget.run_button.click()
+    assert widget.stop_button.isEnabled()
+    assert not widget.run_button.isEnabled()
+    over(widget)
+
+    assert states(widget) == {"a.tif": DONE, "b.tif": FAILED, "c.tif": DONE}
+    assert "its content looks like text" in widget.table.item(1, 2).text()
+    assert widget.summary.text() == "2 done · 1 failed"
+    assert messages == []  # a file that fails is told in the table
+
+    # the same pixels as by the function
+    image = knitcore.read_image(folder / "a.tif")
+    same = knitcore.inpaint(image, "value=0", knitcore.load_recipe(tmp_path / "recipe.yaml"))
+    np.testing.assert_array_equal(knitcore.read_image(target / "a_inpainted.tif").data, same.image)
+
+    widget.table.cellDoubleClicked.emit(0, 1)
+    assert [layer.name for layer in viewer.layers] == ["a.tif", "a_inpainted.tif"]
+
+
+def test_stop_leaves_whole_files_and_run_goes_on(
+    dock_task: Any, over: Wait, qtbot: Any, folder: Path, tmp_path: Path
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    target = tmp_path / "results"
+    set_up(widget, folder, target)
+    # nothing to fill in the first, and the second's fit would last for hours
+    (folder / "b.tif").unlink()
+    tifffile.imwrite(folder / "a.tif", np.full((30, 30), 7, np.uint16))
+    large = np.arange(200 * 200, dtype=np.uint16).reshape(200, 200)
+    large[50:150, 50:150] = 0
+    tifffile.imwrite(folder / "c.tif", large)
+    set_up(widget, folder, target, steps=100_000)
+    widget.run_button.click()
+    qtbot.waitUntil(lambda: states(widget)["a.tif"] == DONE, timeout=WAIT)
+    widget.stop_button.click()
+    widget.stop()
+    over(widget)
+    assert states(widget) == {"a.tif": DONE, "c.tif": STOPPED}
+    assert sorted(file.name for file in target.iterdir()) == [
+        "a_inpainted.tif",
+        "a_inpainted.tif.knit.json",
+    ]
+    assert widget.run_button.text() == "Resume"
+
+    before = (target / "a_inpainted.tif").stat().st_mtime_ns
+    shutil.copyfile(folder / "a.tif", folder / "c.tif")
+    widget.run_button.click()
+    over(widget)
+    assert states(widget) == {"a.tif": DONE, "c.tif": DONE}
+    assert (target / "a_inpainted.tif").stat().st_mtime_ns == before
+
+    # a new session sees what is done
+    _, other = dock_task(BatchWidget)
+    assert states(other) == {"a.tif": DONE, "c.tif": DONE}
+    other.run_button.click()
+    assert other.process is None
+    assert "All files are done" in other.summary.text()
+
+
+def test_what_is_missing_is_said_before_the_run(
+    dock_task: Any, folder: Path, tmp_path: Path
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    said = widget.hint.text
+
+    def check(line: Any, text: str) -> str:
+        line.setText(text)
+        widget.check()
+        assert widget.run_button.isEnabled() == (said() == "")
+        return str(said())
+
+    widget.check()
+    assert "Choose the folder of the images" in said()
+    assert "no such folder" in check(widget.source.line, str(tmp_path / "absent"))
+    assert "folder for the results" in check(widget.source.line, str(folder))
+    assert "Choose another folder" in check(widget.target.line, str(folder))
+    assert "what is to be filled" in check(widget.target.line, str(tmp_path / "out"))
+    assert check(widget.mask_path.line, "hot") == ""
+    assert "no image is called *.png" in check(widget.pattern, "*.png")
+    assert check(widget.pattern, "a* c*") == ""
+    assert list(states(widget)) == ["a.tif", "c.tif"]
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("task: inpaint\nstepz: 3\n")
+    assert "did you mean `steps`" in check(widget.recipe.line, str(bad))
+    knitcore.save_recipe(knitcore.Denoise(), bad)
+    assert "is for the task denoise, not inpaint" in check(widget.recipe.line, str(bad))
+    widget.task_box.setCurrentText("denoise")
+    assert said() == ""
+    assert widget.mask_path.isHidden()
+
+
+def test_a_process_that_ends_early_is_told(
+    dock_task: Any, over: Wait, folder: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    set_up(widget, folder, tmp_path / "results")
+    widget.mask_path.line.setText("no-such-mask.png")
+    widget.run()
+    over(widget)
+    assert set(states(widget).values()) == {STOPPED}
+    assert "no-such-mask.png: no such file" in messages[0]
+    assert widget.run_button.isEnabled()
+
+
+def test_results_of_other_settings_are_replaced_only_on_request(
+    dock_task: Any, over: Wait, folder: Path, tmp_path: Path
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    target = tmp_path / "results"
+    (folder / "b.tif").unlink()
+    (folder / "c.tif").unlink()
+    tifffile.imwrite(folder / "a.tif", np.full((30, 30), 7, np.uint16))  # quick
+    set_up(widget, folder, target)
+    widget.run()
+    over(widget)
+    set_up(widget, folder, target, steps=4)
+    assert states(widget) == {"a.tif": "waiting"}
+    widget.run()
+    over(widget)
+    assert states(widget) == {"a.tif": FAILED}
+    assert "exists" in widget.table.item(0, 2).text()
+    widget.replace_box.setChecked(True)
+    widget.run()
+    over(widget)
+    assert states(widget) == {"a.tif": DONE}
+
+
+def test_the_process_ends_with_the_dock(
+    dock_task: Any, qtbot: Any, folder: Path, tmp_path: Path
+) -> None:
+    viewer, widget = dock_task(BatchWidget, show=True)
+    set_up(widget, folder, tmp_path / "results", steps=100_000)
+    qtbot.waitUntil(widget.isVisible)
+    widget.run_button.click()
+    process = widget.process
+    assert process.waitForStarted()
+    pid = process.processId()
+    viewer.window.remove_dock_widget(widget.parent())
+    qtbot.waitUntil(lambda: not Path(f"/proc/{pid}").exists(), timeout=WAIT)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_looks_like_this(
+    make_napari_viewer: Any,
+    open_from_menu: Any,
+    qtbot: Any,
+    over: Wait,
+    folder: Path,
+    tmp_path: Path,
+    theme: str,
+) -> None:
+    """Also makes the pictures in the docs, as docs/napari.md says."""
+    viewer = make_napari_viewer(show=True)
+    viewer.theme = theme
+    viewer.window._qt_window.resize(1100, 700)
+    widget = open_from_menu(viewer, "Batch (Knitworks)")
+    place = tmp_path / "day 1"
+    folder.rename(place)
+    if update := os.environ.get("KNIT_UPDATE_SCREENSHOTS"):
+        sample = ROOT / "knitcore" / "samples" / "damaged_micrograph.tif"
+        shutil.copyfile(sample, place / "a.tif")
+    set_up(widget, place, tmp_path / "repaired", steps=50 if update else 3)
+    qtbot.waitUntil(widget.isVisible)
+    widget.run_button.click()
+    over(widget)
+    widget.table.cellDoubleClicked.emit(0, 1)
+    qtbot.wait(300)
+    file = tmp_path / "widget.png"
+    window = viewer.screenshot(str(file), canvas_only=False, flash=False)
+    assert len(np.unique(window.reshape(-1, 4), axis=0)) > 100
+    assert widget.minimumSizeHint().width() < 420
+    if update:
+        shutil.copy(file, ROOT / "docs" / "images" / f"widget_batch_{theme}.png")
