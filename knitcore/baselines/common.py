@@ -88,7 +88,7 @@ class Clock:
     def __init__(self, total: int, stage: str) -> None:
         self.total, self.stage, self.begin, self.told = max(total, 1), stage, time.monotonic(), 0.0
 
-    def due(self, step: int) -> bool:
+    def due(self, step: float) -> bool:
         """Whether to report after this step (counted from 1)."""
         return step == self.total or time.monotonic() - self.told >= EVENT_SECONDS
 

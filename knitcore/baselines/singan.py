@@ -372,28 +372,30 @@ def train_steps(
 
         for step in range(1, steps + 1):
             rate = RATE * (0.1 if step > SLOWER_AFTER * steps else 1)
-            with torch.enable_grad():
-                for _ in range(TURNS):
-                    with torch.no_grad():
-                        made = generator(*fake())
-                    mix = torch.rand((), generator=source).to(where)
-                    penalty = gradient_penalty(critic, real, made, mix)
-                    # the fakes are scored everywhere, the real patches where they are whole
-                    loss_critic = critic(made).mean() - scores(real) + PENALTY * penalty
-                    adams[0].clear()
-                    loss_critic.backward()
-                    adams[0].step(rate)
-                for _ in range(TURNS):
-                    wrong = (generator(anchor, before) - real) ** 2 * clear
-                    wrong = wrong.sum() / clear.sum() / len(planes)
-                    loss = weight * wrong - critic(generator(*fake())).mean()
-                    adams[1].clear()
-                    loss.backward()
-                    adams[1].step(rate)
-            done = scale * steps + step
-            if clock.due(done):
-                told = {"critic": loss_critic, "reconstruction": wrong}
-                yield clock.progress(done, **{k: float(v.detach()) for k, v in told.items()})
+            told: dict[str, torch.Tensor] = {}
+            for turn in range(2 * TURNS):
+                # not held over a yield: whose thread takes the event keeps its own mode
+                with torch.enable_grad():
+                    if turn < TURNS:
+                        with torch.no_grad():
+                            made = generator(*fake())
+                        mix = torch.rand((), generator=source).to(where)
+                        penalty = gradient_penalty(critic, real, made, mix)
+                        # the fakes are scored everywhere, the real patches where they are whole
+                        loss = critic(made).mean() - scores(real) + PENALTY * penalty
+                        told["critic"] = loss.detach()
+                    else:
+                        wrong = (generator(anchor, before) - real) ** 2 * clear
+                        wrong = wrong.sum() / clear.sum() / len(planes)
+                        loss = weight * wrong - critic(generator(*fake())).mean()
+                        told["reconstruction"] = wrong.detach()
+                    adam = adams[turn // TURNS]
+                    adam.clear()
+                    loss.backward(inputs=adam.parameters)
+                    adam.step(rate)
+                done = scale * steps + step - 1 + (turn + 1) / (2 * TURNS)
+                if clock.due(done):
+                    yield clock.progress(done, **{k: float(v) for k, v in told.items()})
             if preview_every and scaling and scale == len(shapes) - 1 and step % preview_every == 0:
                 with torch.no_grad():
                     yield preview((generator(anchor, before)[0] + 1) / 2, scaling)

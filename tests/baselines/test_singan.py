@@ -128,3 +128,13 @@ def test_cancel_ends_it_and_too_small_a_picture_is_told(picture):
         singan.inpaint_singan(picture, mask, cancel=stop)
     with pytest.raises(InputError, match="too small"):
         singan.super_resolve_singan(picture[:8, :8], 2)
+
+
+def test_it_reports_within_an_iteration_which_may_last_seconds(picture, monkeypatch):
+    monkeypatch.setattr("knitcore.baselines.common.EVENT_SECONDS", 0.0)
+    planes = np.moveaxis(picture, -1, 0).astype(np.float32) / 255
+    known = np.ones(planes.shape[1:], bool)
+    events = list(singan.train_steps(planes, known, weight=10.0, steps=2))
+    # two scales, two iterations each, three turns of either network
+    assert [e.fraction for e in events] == pytest.approx(np.arange(1, 25) / 24)
+    assert set(events[-1].losses) == {"critic", "reconstruction"}

@@ -172,6 +172,32 @@ def test_paper_preset_runs_the_article_on_the_whole_image(bacteria):
     assert result.record["recipe"]["region"] == "image"
 
 
+RUNGS = {
+    "mlp": {"patch_size": 1, "scales": 1, "reconstructor": "none", "depth": 3},
+    "patches": {},
+    "consistency": {"alpha_start": 1e-5, "alpha": 500.0},
+    "discriminator": {"alpha_start": 1e-5, "alpha": 500.0, "gamma": 1e-4, "discriminator": True},
+}
+NONE_OF_IT = {"alpha_start": 0.0, "alpha": 0.0, "gamma": 0.0, "discriminator": False}
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_each_rung_of_the_articles_ablation_is_a_plain_recipe(rung):
+    colour = np.random.default_rng(0).integers(0, 255, (14, 16, 3)).astype(np.uint8)
+    mask = square(colour.shape[:2], 5, 3)
+    fields = {**NONE_OF_IT, **RUNGS[rung]}
+    record = knit.inpaint(colour, mask, axes="YXS", preset="paper", steps=2, **fields).record
+    losses = record["losses"]
+    # patches of one pixel have no neighbours to agree with
+    assert (losses["xpatch"] == 0) == (rung == "mlp")
+    assert ("gan" in losses) == (rung == "discriminator")
+    if rung == "mlp":  # the article's 263 K
+        assert record["parameters"] == 263_683
+    if rung == "discriminator":
+        whole = knit.inpaint(colour, mask, axes="YXS", preset="paper", steps=2).record
+        assert losses == whole["losses"]
+
+
 # events and cancel ------------------------------------------------------------------------------
 
 
