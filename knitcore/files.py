@@ -213,7 +213,7 @@ def _decode(
 ) -> Image:
     series = options["series"]
     if kind == "zarr":
-        return read_zarr(path, guard=guard, note=note, **options)
+        return read_zarr(path, guard=guard, note=note, is_mask=indices, **options)
     if kind == "tiff":
         return read_tiff(
             path,

@@ -70,6 +70,7 @@ def read_zarr(
     series: int | None = None,
     missing_as_hole: bool = False,
     lazy: bool = False,
+    is_mask: bool = False,
 ) -> Image:
     """Read an OME-Zarr image (or label image), or a plain Zarr array.
 
@@ -87,6 +88,8 @@ def read_zarr(
         List the boxes of missing chunks in `extra["holes"]`, so that a mask takes them in.
     lazy : bool
         Leave the pixels on disk until they are asked for.
+    is_mask : bool
+        A mask without any chunk is an empty one; an image without any is refused.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def read_zarr(
     if not has_zarr():
         raise FileError(f"{path}: Zarr needs another package: pip install 'napari-knitworks[zarr]'")
     try:
-        return _read(path, guard, note, series, missing_as_hole, lazy)
+        return _read(path, guard, note, series, missing_as_hole, lazy, is_mask)
     except (FileError, MemoryError):
         raise
     except Exception as error:  # metadata of the wrong shape raise anything
@@ -120,6 +123,7 @@ def _read(
     series: int | None,
     missing_as_hole: bool,
     lazy: bool,
+    is_mask: bool,
 ) -> Image:
     fields, version = _multiscale(path, series)
     extra: dict[str, Any] = {"version": version}
@@ -141,7 +145,12 @@ def _read(
     if pixels.big_endian:
         note(Note(f"{path.name}: big-endian; the output will be little-endian"))
     places: dict[str, Any] = {}
-    if absent:
+    if len(absent) == chunks and not is_mask:
+        raise FileError(
+            f"{path}: none of its {chunks:,} chunks is there: the folder is incomplete, or holds nothing "
+            f"but the value {pixels.stored.fill_value}"
+        )
+    if absent and not is_mask:
         share = f"{len(absent):,} of {chunks:,} chunks are missing"
         if missing_as_hole:
             places["holes"] = [_box(number, pixels) for number in absent]

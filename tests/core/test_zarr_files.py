@@ -251,6 +251,14 @@ def test_missing_chunks_are_counted_and_may_join_the_mask(tmp_path, stack):
     assert any("1 missing chunk" in note.text for note in notes)
 
 
+def test_an_image_without_any_chunk_is_refused_but_a_mask_is_empty(tmp_path, stack):
+    path = make_ome(tmp_path / "a.zarr", stack, "0.5")
+    shutil.rmtree(path / "s0" / "c")
+    with pytest.raises(FileError, match="none of its 18 chunks is there"):
+        read_image(path)
+    assert not read_mask(path).data.any()
+
+
 def test_nothing_we_write_has_missing_chunks(tmp_path):
     write_image(as_image(np.zeros((3, 40, 40), np.uint8)), tmp_path / "a.ome.zarr")
     notes = []
