@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -386,7 +386,13 @@ def write_image(image: Image, path: str | Path, *, overwrite: bool = False) -> P
     return path
 
 
-def write_result(result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
+def write_result(
+    result: Result,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    beside: Sequence[tuple[Image, Path]] = (),
+) -> Path:
     """Write a result with its source's axes, pixel size and unit, and the record beside it.
 
     Parameters
@@ -396,6 +402,9 @@ def write_result(result: Result, path: str | Path, *, overwrite: bool = False) -
         As for `write_image`; the record goes to `record_path(path)`.
     overwrite : bool
         Replace existing files.
+    beside : sequence of (Image, Path)
+        More images of this result, in the same folder. All are written before the first of them is
+        put in place; the record comes last.
 
     Returns
     -------
@@ -410,14 +419,64 @@ def write_result(result: Result, path: str | Path, *, overwrite: bool = False) -
     path = Path(path)
     image = result.as_image()
     check_writable(image, path, overwrite=overwrite)
+    for other, place in beside:
+        check_writable(other, place, overwrite=overwrite)
+    record = result.record
     _publish(
         [
-            (path, _writer(image, path), _checker(image, path)),
-            (record_path(path), _json_writer(result.record), None),
+            *(
+                (place, _writer(other, place), _sealing(record, place, _checker(other, place)))
+                for other, place in beside
+            ),
+            (path, _writer(image, path), _sealing(record, path, _checker(image, path))),
+            (record_path(path), _json_writer(record), None),
         ],
         overwrite,
     )
     return path
+
+
+def _sealing(record: dict[str, Any], path: Path, check: Checker) -> Checker:
+    """The check, which also notes size and hash of what was written in the record."""
+
+    def sealed(part: Path) -> bool:
+        record.setdefault("written", {})[path.name] = written_facts(part)
+        return check(part)
+
+    return sealed
+
+
+def written_facts(path: str | Path) -> dict[str, Any]:
+    """Byte count and hash of a written file (of a folder: of all files below it).
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    dict
+        `bytes` and `sha256`.
+    """
+    path = Path(path)
+    return {"bytes": bytes_below(path), "sha256": file_hash(path)}
+
+
+def bytes_below(path: str | Path) -> int:
+    """Bytes of a file, or of all files below a folder.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    int
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(one.stat().st_size for one in files_below(path))
 
 
 def write_record(record: dict[str, Any], path: str | Path, *, overwrite: bool = False) -> Path:
@@ -623,8 +682,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _json_writer(record: dict[str, Any]) -> Writer:
-    text = json.dumps(record, indent=2, allow_nan=False, default=_plain) + "\n"
-    return lambda handle: _write_all(handle, text.encode())
+    # turned to text when written: by then the sizes of the files before it are known
+    def write(handle: BinaryIO) -> None:
+        text = json.dumps(record, indent=2, allow_nan=False, default=_plain) + "\n"
+        _write_all(handle, text.encode())
+
+    return write
 
 
 def _write_all(handle: BinaryIO, content: bytes) -> None:

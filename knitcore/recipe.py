@@ -26,6 +26,7 @@ RECIPE_VERSION = 1
 MAX_RECIPE_BYTES = 64 * 1024
 MAX_DEPTH = 20
 MAX_TOLD = 20  # lines of a message about a recipe's fields
+RUN_SECTIONS = ("source", "target", "executor")  # of a run file, beside its recipe
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # records carry more than the recipe, such as long notes
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -623,7 +624,7 @@ def with_fields(recipe: R, fields: dict[str, Any]) -> R:
     return make_recipe(**{**recipe.model_dump(), **fields})  # type: ignore[return-value]
 
 
-def _explain(error: ValidationError, model: type[Recipe]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     found = error.errors()
     # looking for near names takes its time, and nobody reads a thousand lines
@@ -739,6 +740,7 @@ def override_recipe(path: str | Path, task: str | None = None, **fields: Any) ->
     """
     path = Path(path)
     text, values = _recipe_text(path)
+    values = {key: value for key, value in values.items() if key not in RUN_SECTIONS}
     version = values.pop("recipe_version", RECIPE_VERSION)
     if version != RECIPE_VERSION or isinstance(version, bool):
         raise RecipeError(
@@ -768,6 +770,54 @@ def override_recipe(path: str | Path, task: str | None = None, **fields: Any) ->
     except RecipeError as error:
         lines = str(error).splitlines()
         raise RecipeError("\n".join(f"{path}{_line(text, ln)}: {ln}" for ln in lines)) from None
+
+
+def run_sections(path: str | Path) -> tuple[dict[str, Any], str]:
+    """The sections of a run file that are not its recipe, as they stand there.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    sections : dict
+        Of `RUN_SECTIONS`, those that the file has.
+    text : str
+        All of the file.
+
+    Raises
+    ------
+    RecipeError
+        As `load_recipe`.
+    """
+    text, values = _recipe_text(Path(path))
+    return {name: values[name] for name in RUN_SECTIONS if values.get(name) is not None}, text
+
+
+def section_errors(
+    error: ValidationError, model: type[BaseModel], section: str, path: Path, text: str
+) -> str:
+    """What is wrong in a section of a run file, one line a key.
+
+    Parameters
+    ----------
+    error : ValidationError
+    model : type
+        Of the section.
+    section : str
+    path : Path
+    text : str
+        Of the file.
+
+    Returns
+    -------
+    str
+    """
+    lines = []
+    for line in _explain(error, model).splitlines():
+        lines.append(f"{path}{_line(text, line)}: in `{section}`: {line}")
+    return "\n".join(lines)
 
 
 def _recipe_text(path: Path) -> tuple[str, dict[Any, Any]]:

@@ -27,6 +27,7 @@ ORDER = (
     "errors",
     "events",
     "recipe",
+    "run_file",
     "axes",
     "plan",
     "masks",

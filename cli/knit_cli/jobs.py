@@ -7,16 +7,18 @@ import os
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import click
 
+from knit_cli.listing import READABLE, Listed, side_name
 from knitcore.errors import FileError, InputError
 from knitcore.files import record_path, split_suffix
 from knitcore.masks import NUMBERED, WORDS, parse_value
 
-READABLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
-WRITABLE = (".tif", ".tiff", ".png", ".npy")
+WRITABLE = (".tif", ".tiff", ".png", ".npy", ".zarr")
+FORMATS = ("tif", "ome.tif", "png", "npy", "ome.zarr")
 
 # What may be written beside an output, and how its name ends. Marks go by the output's format.
 SIDES = {
@@ -86,85 +88,74 @@ def parse_mask(text: str) -> Path | str:
         except InputError as error:
             raise click.UsageError(f"--mask {error}") from None
         return word
+    if text.startswith("suffix:"):
+        if not text.removeprefix("suffix:") or "/" in text:
+            raise click.UsageError("--mask suffix: give the end of the masks' names: suffix:_mask")
+        return text
     if not Path(text).exists():
         raise click.UsageError(f"--mask {text}: no such file or folder, nor a word ({WORDS})")
     return Path(text)
 
 
-def list_images(
-    inputs: tuple[str, ...], mask: Path | str | None, kernel: Path | None = None
-) -> tuple[list[Path], list[Path]]:
-    """Image files named, and those in the folders named.
+def without_helpers(
+    images: list[Listed], mask: Path | str | None, kernel: Path | None
+) -> list[Listed]:
+    """Images of folders, less those that serve as masks of others or as the kernel.
 
     Parameters
     ----------
-    inputs : tuple of str
-        Files and folders; folders are not searched further down.
+    images : list of Listed
     mask : Path, str or None
-    kernel : Path, optional
-        Files in a folder that serve as masks of others, or as the kernel, are no inputs.
+    kernel : Path or None
 
     Returns
     -------
-    images, skipped : list of Path
-
-    Raises
-    ------
-    click.UsageError
-        A folder without an image.
+    list of Listed
     """
-    images: list[Path] = []
-    skipped: list[Path] = []
-    for text in inputs:
-        path = Path(text)
-        if not path.is_dir():
-            images.append(path)
-            continue
-        found, passed = _images_in(path, mask, kernel)
-        if not found:
-            looked = ", ".join(READABLE)
-            raise click.UsageError(f"no image in the folder {path} (looked for {looked})")
-        images += found
-        skipped += passed
-    unique = {os.path.realpath(path): path for path in reversed(images)}
-    return [path for path in images if unique.pop(os.path.realpath(path), None)], skipped
+    helpers: list[Path] = [one for one in (mask, kernel) if isinstance(one, Path)]
+    if (isinstance(mask, Path) and mask.is_dir()) or is_suffix(mask):
+        found = (find_mask(image.path, mask_folder(image, mask), mask) for image in images)
+        helpers += [one for one in found if isinstance(one, Path)]
+    taken = {(s.st_dev, s.st_ino) for path in helpers if (s := _stat(path)) is not None}
+    if not taken:
+        return images
+    return [
+        image
+        for image in images
+        if (s := _stat(image.path)) is None or (s.st_dev, s.st_ino) not in taken
+    ]
 
 
-def _images_in(
-    folder: Path, mask: Path | str | None, kernel: Path | None
-) -> tuple[list[Path], list[Path]]:
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise click.UsageError(f"cannot read the folder {folder}: {error.strerror}") from None
-    ours = set()
-    for name in names:
-        if name.endswith(".knit.json"):
-            output = name.removesuffix(".knit.json")
-            stem = split_suffix(output)[0]
-            ours |= {output, *(_side(output, stem, name) for name in SIDES)}
-    found, skipped = [], []
-    for name in names:
-        path = folder / name
-        if name.startswith(".") or name in ours or name.endswith((".knit.json", ".part")):
-            continue
-        if path.suffix.lower() in READABLE and path.is_file():
-            found.append(path)
-        elif not path.is_dir():
-            skipped.append(path)
-    helpers = [one for one in (mask, kernel) if isinstance(one, Path) and one.is_file()]
-    if isinstance(mask, Path) and mask.is_dir():
-        helpers += [one for image in found if isinstance(one := find_mask(image, mask), Path)]
-    found = [path for path in found if not any(_same(path, one) for one in helpers)]
-    return found, skipped
+def is_suffix(mask: Path | str | None) -> bool:
+    """Whether masks lie beside their images, told by the end of their names."""
+    return isinstance(mask, str) and mask.startswith("suffix:")
 
 
-def find_mask(image: Path, folder: Path) -> Path | str:
+def mask_folder(image: Listed, mask: Path | str | None) -> Path:
+    """The folder to look for an image's mask in: of the same sub-folder, if the masks have it."""
+    if not isinstance(mask, Path):
+        return image.path.parent
+    below = mask / image.below
+    return below if below.is_dir() else mask
+
+
+@lru_cache(maxsize=64)
+def _by_stem(folder: str, stamp: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        if Path(name).suffix.lower() in READABLE:
+            names.setdefault(split_suffix(name)[0], []).append(name)
+    return names
+
+
+def find_mask(image: Path, folder: Path, mask: Path | str | None = None) -> Path | str:
     """The mask of an image in a folder, by name.
 
     Parameters
     ----------
     image, folder : Path
+    mask : Path or str, optional
+        "suffix:_m" looks for "<stem>_m.*" only.
 
     Returns
     -------
@@ -175,31 +166,35 @@ def find_mask(image: Path, folder: Path) -> Path | str:
     stem = split_suffix(image)[0]
     own = _same(image.parent, folder)
     exact = folder / image.name
+    ending = mask.removeprefix("suffix:") if isinstance(mask, str) and is_suffix(mask) else "_mask"
     if not own and exact.is_file():
         return exact
+    try:
+        # kept for the folder as it is now: thousands of images share one
+        names = _by_stem(str(folder), os.stat(folder).st_mtime_ns)
+    except OSError as error:
+        return f"cannot read the folder of masks {folder}: {(error.strerror or '').lower()}"
     # in the image's own folder the same stem is another image, not a mask
-    for wanted in (f"{stem}_mask",) if own else (stem, f"{stem}_mask"):
-        found = [
-            folder / name
-            for name in sorted(os.listdir(folder))
-            if split_suffix(name)[0] == wanted and Path(name).suffix.lower() in READABLE
-        ]
+    for wanted in (f"{stem}{ending}",) if own else (stem, f"{stem}{ending}"):
+        found = [folder / name for name in names.get(wanted, ())]
         if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            return f"several masks for {image.name} in {folder}: {names}; leave one"
+            listed = ", ".join(path.name for path in found)
+            return f"several masks for {image.name} in {folder}: {listed}; leave one"
         if found:
             return found[0]
     same = "" if own else f"{image.name}, {stem}.* or "
-    return f"no mask for {image.name} in {folder} (looked for {same}{stem}_mask.*)"
+    return f"no mask for {image.name} in {folder} (looked for {same}{stem}{ending}.*)"
 
 
 def plan_jobs(
-    images: list[Path],
+    images: list[Listed],
     out: str | None,
     ending: str,
     *,
     many: bool,
     overwrite: bool,
+    keep_extension: bool = False,
+    suffix: str | None = None,
     sides: Collection[str] = (),
     mask: Path | str | None = None,
     kernel: Path | None = None,
@@ -208,7 +203,7 @@ def plan_jobs(
 
     Parameters
     ----------
-    images : list of Path
+    images : list of Listed
     out : str or None
         A file for one image, else a folder.
     ending : str
@@ -216,6 +211,11 @@ def plan_jobs(
     many : bool
         Whether `out` must be a folder.
     overwrite : bool
+        For several images, what stands in an output's place is looked at later: it may be ours.
+    keep_extension : bool
+        "a.png" gives "a.png_denoised.png".
+    suffix : str, optional
+        Of all outputs, such as ".tif", in place of the inputs'.
     sides : collection of str
         Which of `SIDES` are wanted.
     mask : Path, str or None
@@ -238,19 +238,21 @@ def plan_jobs(
     jobs = []
     for image in images:
         chosen, fault = mask, ""
-        if isinstance(mask, Path) and mask.is_dir():
-            found = find_mask(image, mask)
+        if (isinstance(mask, Path) and mask.is_dir()) or is_suffix(mask):
+            found = find_mask(image.path, mask_folder(image, mask), mask)
             chosen, fault = (found, "") if isinstance(found, Path) else (None, found)
         if out and folder is None:
             output = Path(out)
         else:
-            output = (folder or image.parent) / _name(image, ending)
+            name = _name(image.path, ending, keep_extension, suffix)
+            output = folder / image.below / name if folder else image.path.parent / name
         stem = split_suffix(output)[0]
-        places = {name: output.with_name(_side(output.name, stem, name)) for name in sides}
-        jobs.append(Job(image, output, chosen, places, fault))
+        places = {
+            name: output.with_name(side_name(output.name, stem, SIDES[name])) for name in sides
+        }
+        jobs.append(Job(image.path, output, chosen, places, fault))
     _check_clashes(jobs, kernel)
-    _prepare_folders(jobs)
-    return [job if job.fault else _with_fault(job, overwrite) for job in jobs]
+    return [job if job.fault else _with_fault(job, overwrite or many) for job in jobs]
 
 
 def _folder(out: str | None, many: bool) -> Path | None:
@@ -271,32 +273,41 @@ def _folder(out: str | None, many: bool) -> Path | None:
     return None
 
 
-def _name(image: Path, ending: str) -> str:
+def _name(image: Path, ending: str, keep_extension: bool, wanted: str | None) -> str:
     stem, suffix = split_suffix(image)
-    if suffix.lower() in (".jpg", ".jpeg"):
+    if keep_extension:
+        stem = image.name
+    if wanted is not None:
+        suffix = wanted
+    elif suffix.lower() in (".jpg", ".jpeg"):
         suffix = ".png"
     elif not suffix.lower().endswith(WRITABLE):
         suffix = ".tif"
     return f"{stem}{ending}{suffix}"
 
 
-def _side(output: str, stem: str, name: str) -> str:
-    """Name of a file beside the output."""
-    marks = ".png" if output.lower().endswith(".png") else ".tif"
-    return stem + SIDES[name] + (marks if name == "synthesised" else "")
-
-
 def _check_clashes(jobs: list[Job], kernel: Path | None) -> None:
     taken: dict[str, Job] = {}
+    clashes: dict[tuple[Path, Path], Path] = {}
+    blind: dict[Path, bool] = {}
     for job in jobs:
+        folder = job.output.parent
+        if folder not in blind:
+            blind[folder] = _is_case_blind(folder)
         for path in job.outputs():
             key = os.path.normcase(os.path.abspath(path))
-            other = taken.setdefault(key, job)
+            other = taken.setdefault(key.casefold() if blind[folder] else key, job)
             if other is not job:
-                raise click.UsageError(
-                    f"{other.image} and {job.image} would both be written to {path}; "
-                    "rename one, or run them with different -o"
-                )
+                clashes.setdefault((other.image, job.image), path)
+    if clashes:
+        lines = [
+            f"{one} and {other} would both be written to {path}"
+            for (one, other), path in list(clashes.items())[:20]
+        ]
+        lines += [f"and {len(clashes) - 20} more pairs"] if len(clashes) > 20 else []
+        raise click.UsageError(
+            "; ".join(lines) + ". Use --keep-extension, rename one, or run them with different -o"
+        )
     paths = [kernel, *(path for job in jobs for path in (job.image, job.mask))]
     read = {os.path.realpath(path) for path in paths if path}
     inodes = {(s.st_dev, s.st_ino) for path in read if (s := _stat(path)) is not None}
@@ -309,14 +320,40 @@ def _check_clashes(jobs: list[Job], kernel: Path | None) -> None:
                 raise click.UsageError(f"{path}: is an input; choose another output")
 
 
-def _prepare_folders(jobs: list[Job]) -> None:
+def _is_case_blind(folder: Path) -> bool:
+    """Whether names that differ in case are one file there."""
+    for one in (Path(os.path.abspath(folder)), *Path(os.path.abspath(folder)).parents):
+        other = one.with_name(one.name.swapcase()) if one.name else one
+        if one.exists() and other.name != one.name:
+            return _same(one, other)
+    return False
+
+
+def prepare_folders(jobs: list[Job], root: Path | None = None) -> None:
+    """Make the folders of some jobs' outputs, and find out whether they can be written.
+
+    Parameters
+    ----------
+    jobs : list of Job
+    root : Path, optional
+        The output folder: what lies below it is made as needed.
+
+    Raises
+    ------
+    PlaceError
+        They cannot.
+    """
     for folder in {job.output.parent: None for job in jobs}:
         probe = folder / f".knit.{secrets.token_hex(4)}.part"
         try:
             # only the last part is made: a mistyped path should not grow a tree
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-            probe.touch(exist_ok=False)
+            for one in (root or folder, folder):
+                with contextlib.suppress(FileExistsError):
+                    one.mkdir(parents=root is not None and one is folder)
+            with probe.open("xb") as handle:
+                handle.write(b"\0" * 512)  # a full disk still takes an empty file
+                handle.flush()
+                os.fsync(handle.fileno())
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise PlaceError(f"{folder}: cannot write there: {reason}") from None

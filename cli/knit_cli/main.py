@@ -22,6 +22,7 @@ COMMANDS = {
     "denoise": ("knit_cli.tasks:denoise", "Take the noise out, without a clean image."),
     "super-resolve": ("knit_cli.tasks:super_resolve", "Enlarge, and find the blurring kernel."),
     "compare": ("knit_cli.compare:compare", "Several methods side by side on one picture."),
+    "run": ("knit_cli.run_command:run_file", "Do what a run file says: recipe, images, target."),
     "recipe": ("knit_cli.recipes:recipe", "Show, check or start a file of settings."),
     "info": ("knit_cli.recipes:info", "Versions, devices and file formats found here."),
 }
@@ -104,6 +105,8 @@ class _Signals:
         self.code = 0
         self.count = 0
         self.shields = 0
+        self.gentle = False  # somebody looks at `count` often, and need not be interrupted
+        self.told = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
@@ -111,6 +114,8 @@ class _Signals:
         self.stop.set()
         if self.count > 2:
             os._exit(self.code)
+        if self.gentle:
+            return
         # a result being put in place is finished first; the second signal does not wait
         if not self.shields or self.count > 1:
             raise Stopped(self.code)

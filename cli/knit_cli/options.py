@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -205,3 +206,34 @@ class Range(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return "INTEGER" if self.kind is int else "NUMBER"
+
+
+class Size(click.ParamType):
+    """Bytes, with a suffix for the unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+        found = re.fullmatch(
+            r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE
+        )
+        if found is None or float(found[1]) <= 0:
+            self.fail(f"{value!r}: write a size such as 800M or 4G")
+        return int(float(found[1]) * units[found[2].upper()])
+
+
+class Shard(click.ParamType):
+    """Which part of how many."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"{value!r}: write the part and their count, such as 1/4")
+        return int(found[1]), int(found[2])

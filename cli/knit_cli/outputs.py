@@ -1,4 +1,4 @@
-"""What a result leaves on disk: the files beside the output first, then it with its record."""
+"""What a result leaves on disk: the files beside the output, it, and its record, put in place together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from knit_cli.jobs import Job
 from knitcore.axes import Image
-from knitcore.files import write_image, write_result
+from knitcore.files import write_result
 from knitcore.result import Result
 
 PICTURE = 130  # least side of a kernel's picture; larger than any kernel that is read back
@@ -30,10 +30,8 @@ def write_outputs(job: Job, result: Result, overwrite: bool) -> None:
     FileError
         As `knitcore.write_result`.
     """
-    # an output with its record is then a whole one
-    for name, path in job.sides.items():
-        write_image(_MAKERS[name](result), path, overwrite=overwrite)
-    write_result(result, job.output, overwrite=overwrite)
+    beside = [(_MAKERS[name](result), path) for name, path in job.sides.items()]
+    write_result(result, job.output, overwrite=overwrite, beside=beside)
 
 
 def _synthesised(result: Result) -> Image:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from pathlib import Path
+import time
 from statistics import median
 from typing import Any
 
 import click
 
 from knitcore.events import Event, Note, Progress
+
+STATES = ("done", "skipped", "failed", "not started")
 
 
 def shown(text: Any, *, lines: bool = False) -> str:
@@ -42,10 +45,22 @@ class Terminal:
         Errors only.
     verbose : bool
         Notes at the level "info" as well as warnings.
+    log : str, optional
+        A file to which every line goes as well, with its time.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, log: str | None = None
+    ) -> None:
         self.quiet, self.verbose = quiet, verbose
+        self._log: Any = None
+        if log is not None:
+            try:
+                self._log = open(log, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise click.UsageError(f"--log {log}: cannot write: {reason}") from None
+        self.board: Board | None = None
         self._bar: Any = None
         self._task: Any = None
 
@@ -90,6 +105,7 @@ class Terminal:
 
     def say(self, kind: str, text: str) -> None:
         """A line of a kind ("Note", "Warning", "Error"); only errors pass `quiet`."""
+        self.log(f"{kind}: {text}")
         if self.quiet and kind != "Error":
             return
         colour = {"Error": "red", "Warning": "yellow"}.get(kind)
@@ -98,8 +114,101 @@ class Terminal:
             from rich.text import Text
 
             self._bar.console.print(Text.from_ansi(line))
+        elif self.board is not None and self.board.live is not None:
+            from rich.text import Text
+
+            self.board.live.console.print(Text.from_ansi(line))
         else:
             click.echo(line, err=True)
+
+    def log(self, text: str) -> None:
+        """A line for the log file only."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.write(f"{time.strftime('%F %T')} {shown(text)}\n")
+                self._log.flush()
+
+
+class Board:
+    """How far a batch is: a table that stays in place in a terminal, else a line now and then.
+
+    Parameters
+    ----------
+    terminal : Terminal
+    total : int
+        Files of the run.
+    workers : int
+    """
+
+    def __init__(self, terminal: Terminal, total: int, workers: int) -> None:
+        self.terminal, self.total, self.workers = terminal, total, workers
+        self.counts = {"done": 0, "skipped": 0, "failed": 0}
+        self.running: dict[int, tuple[str, float, str, float]] = {}
+        self.began = self._told = time.monotonic()
+        self.live: Any = None
+        if sys.stderr.isatty() and not terminal.quiet:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True, highlight=False)
+            self.live = Live(console=console, get_renderable=self._table, refresh_per_second=4)
+            self.live.transient = True
+            self.live.start()
+        terminal.board = self
+
+    def close(self) -> None:
+        """Take the table away."""
+        self.terminal.board = None
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def at_work(self, worker: int, name: str, fraction: float, stage: str) -> None:
+        """What a worker is doing."""
+        since = self.running[worker][3] if worker in self.running else time.monotonic()
+        if worker in self.running and self.running[worker][0] != name:
+            since = time.monotonic()
+        self.running[worker] = (name, fraction, stage, since)
+
+    def ended(self, worker: int | None, state: str) -> None:
+        """A file is finished with."""
+        if worker is not None:
+            self.running.pop(worker, None)
+        if state in self.counts:
+            self.counts[state] += 1
+        now = time.monotonic()
+        if self.live is None and now - self._told > 10 and not self.terminal.quiet:
+            self._told = now
+            click.echo(self._headline(), err=True)
+
+    def _headline(self) -> str:
+        counts, seconds = self.counts, time.monotonic() - self.began
+        over = sum(counts.values())
+        text = f"{over} of {self.total} files · done {counts['done']} · skipped {counts['skipped']}"
+        text += f" · failed {counts['failed']} · running {len(self.running)}"
+        worked = over - counts["skipped"]
+        if worked and over < self.total:
+            text += f" · about {_clock(seconds / worked * (self.total - over))} left"
+        return text
+
+    def _table(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        for worker in sorted(self.running):
+            name, fraction, stage, since = self.running[worker]
+            table.add_row(
+                Text(f"worker {worker + 1}", style="dim"),
+                Text(shown(name)[-40:]),
+                Text(f"{100 * fraction:3.0f} %"),
+                Text(f"{_clock(time.monotonic() - since)}  {shown(stage)[:40]}", style="dim"),
+            )
+        from rich.console import Group
+
+        return Group(Text(self._headline(), style="bold"), table)
 
 
 def _clock(seconds: float) -> str:
@@ -193,26 +302,22 @@ def _numbers(value: Any) -> list[float]:
     return [float(one) for one in values if isinstance(one, (int, float))]
 
 
-def summary(outcomes: list[dict[str, Any]], total: int) -> str:
+def summary(counts: dict[str, int], failed: list[tuple[str, str]]) -> str:
     """The table after several files: how many, and which failed and why.
 
     Parameters
     ----------
-    outcomes : list of dict
-        Of the files that were started.
-    total : int
-        Files of the whole run.
+    counts : dict
+        Files by state: done, skipped, failed, not started.
+    failed : list of (str, str)
+        Name and reason.
 
     Returns
     -------
     str
     """
-    failed = [o for o in outcomes if o["status"] == "failed"]
-    done = len(outcomes) - len(failed)
-    lines = [f"done {done} · failed {len(failed)} · not started {total - len(outcomes)}"]
-    width = max((len(Path(o["input"]).name) for o in failed), default=0)
-    for outcome in failed:
-        name = Path(outcome["input"]).name
-        reason = outcome["error"].removeprefix(outcome["input"]).lstrip(": ")
+    lines = [" · ".join(f"{name} {counts.get(name, 0)}" for name in STATES)]
+    width = max((len(name) for name, _ in failed), default=0)
+    for name, reason in failed:
         lines.append(shown(f"  {name:{min(width, 40)}}  {reason}"))
     return "\n".join(lines)

@@ -1,29 +1,45 @@
-"""One run of a task: the plan, then one file after the other."""
+"""One run of a task: the plan, and a single file in this process; batches are in `batch`."""
 
 from __future__ import annotations
 
-import hashlib
+import atexit
 import os
+import shutil
 import sys
-import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from knit_cli.jobs import SIDES, Job, list_images, parse_mask, plan_jobs, recorded_mask
-from knit_cli.main import FAILED, SURROUNDINGS, Stopped, WrongPlan, internal, shielded, signals
+from knit_cli.jobs import (
+    SIDES,
+    Job,
+    parse_mask,
+    plan_jobs,
+    prepare_folders,
+    recorded_mask,
+    without_helpers,
+)
+from knit_cli.listing import Choice, Listed, list_images, names_from_stdin
+from knit_cli.main import DONE, FAILED, SURROUNDINGS, Stopped, WrongPlan, shielded, signals
 from knit_cli.options import given_fields
-from knit_cli.render import Terminal, result_line, shown, summary
-from knitcore.errors import Cancelled, DeviceError, FileError, KnitError, RecipeError
-from knitcore.events import Event, Note
+from knit_cli.places import Leftovers, state_of
+from knit_cli.render import Terminal, result_line, shown
+from knit_cli.work import FileTask, attempt, file_seed, input_hashes, job_key, plain_fields
+from knitcore.errors import Cancelled, DeviceError, FileError, RecipeError
+from knitcore.files import file_hash
 from knitcore.recipe import Inpaint, Recipe, SuperResolve, make_recipe, override_recipe, with_fields
 
 
-def run(ctx: click.Context, task: str, inputs: tuple[str, ...], values: dict[str, Any]) -> None:
+def run(
+    ctx: click.Context,
+    task: str,
+    inputs: tuple[str, ...],
+    values: dict[str, Any],
+    recipe: Recipe | None = None,
+) -> None:
     """Do what a task's command was asked for, and leave with its exit code.
 
     Parameters
@@ -32,50 +48,118 @@ def run(ctx: click.Context, task: str, inputs: tuple[str, ...], values: dict[str
     task : str
         One of `knitcore.recipe.RECIPES`.
     inputs : tuple of str
-        Files and folders.
+        Files and folders; "-" reads names from stdin.
     values : dict
         The command's options.
+    recipe : Recipe, optional
+        In place of the recipe that the options make.
     """
-    terminal = Terminal(quiet=values["quiet"], verbose=values["verbose"])
+    terminal = Terminal(quiet=values["quiet"], verbose=values["verbose"], log=values["log"])
+    if "-" in inputs:
+        named = names_from_stdin()
+        if not named:
+            raise click.UsageError("no names on stdin")
+        values = {**values, "many": True}
+        inputs = tuple(name for text in inputs for name in (named if text == "-" else [text]))
     try:
-        plan = _prepare(task, inputs, values, terminal)
+        plan = _prepare(task, inputs, values, terminal, recipe)
     except RecipeError as error:
         raise WrongPlan(shown(error, lines=True)) from None
-    jobs = plan.jobs
-    outcomes: list[dict[str, Any]] = []
-    code = 0
-    try:
-        _check_device(plan)
-        for job in jobs:
-            # appended first, so that a signal finds it in the list
-            label = (
-                job.image.name
-                if len(jobs) == 1
-                else f"{len(outcomes) + 1}/{len(jobs)} {job.image.name}"
-            )
-            outcome = _one(job, plan, label, terminal, values)
-            outcomes.append(outcome)
-            if outcome["status"] == "failed":
-                code = FAILED
-                terminal.say("Error", outcome["error"])
-            if values["as_json"] or outcome["status"] == "done":
-                click.echo(result_line(outcome, values["as_json"]))
-    except Stopped as stop:
-        terminal.say("Error", "stopped" if stop.code == 130 else "terminated")
-        code = stop.code
-    except _Abort as error:
-        terminal.say("Error", str(error))
-        code = SURROUNDINGS
-    except BrokenPipeError:  # whoever read our lines has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ctx.exit(code if len(outcomes) == len(jobs) else FAILED)
-    if len(jobs) > 1 and (code or not values["quiet"]):
-        click.echo(summary(outcomes, len(jobs)), err=True)
+    if plan.many:
+        from knit_cli.batch import run_batch
+
+        code = run_batch(plan, values, terminal, ctx)
+    else:
+        code = _run_one(plan, values, terminal)
     ctx.exit(code)
 
 
-class _Abort(Exception):  # noqa: N818 - ends the run, not only a file
-    """The surroundings make it useless to go on."""
+def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
+    """One file, in this process."""
+    job = plan.jobs[0]
+    if values["dry_run"]:
+        from knit_cli.batch import show_plan
+
+        return show_plan(plan, values, terminal)
+    prepare_folders(plan.jobs)
+    if (trouble := check_device(plan)) is not None:
+        terminal.say("Error", trouble)
+        return SURROUNDINGS
+    work = make_task(plan, 0, values)
+    Leftovers().settle(job)
+    try:
+        state, reason = ("failed", job.fault) if job.fault else _state(work, values)
+        if state == "done":
+            terminal.say("Note", f"{job.output}: done already, with the same settings; skipped")
+            return DONE
+        outcome: dict[str, Any] = {"status": "failed", "input": str(job.image), "error": reason}
+        if state != "failed":
+            terminal.start(job.image.name)
+            try:
+                ready = replace(work, overwrite=work.overwrite or state == "redo")
+                outcome = attempt(ready, terminal.event, signals.stop, shielded)
+            finally:
+                terminal.finish()
+    except Cancelled:
+        terminal.say("Error", "stopped" if signals.code == 130 else "terminated")
+        return signals.code
+    except Stopped as stop:
+        terminal.say("Error", "stopped" if stop.code == 130 else "terminated")
+        return stop.code
+    if "trace" in outcome:
+        click.echo(outcome.pop("trace"), err=True)
+    failed = outcome["status"] == "failed"
+    if failed:
+        terminal.say("Error", outcome["error"])
+    if outcome.pop("abort", False):
+        return SURROUNDINGS
+    if plan.stdout and not failed:
+        return _to_stdout(plan)
+    tell_outcome(outcome, values)
+    return FAILED if failed else DONE
+
+
+def tell_outcome(outcome: dict[str, Any], values: dict[str, Any]) -> None:
+    """The line on stdout about a file; quiet if nobody reads it any more."""
+    if not (values["as_json"] or outcome["status"] == "done"):
+        return
+    told = {k: v for k, v in outcome.items() if k not in ("sides", "hashes", "written", "key")}
+    if outcome["status"] == "done":
+        wanted = [name for name in SIDES if _flag(name) in values]
+        told |= {name: None for name in wanted if name not in told} | outcome["sides"]
+    say_line(result_line(told, values["as_json"]))
+
+
+def say_line(text: str) -> None:
+    """A line on stdout, as long as somebody reads it."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _state(task: FileTask, values: dict[str, Any]) -> tuple[str, str]:
+    """Whether a file is still to be done: hashes are only made where an output stands."""
+    key = None
+    if any(os.path.lexists(path) for path in task.job.outputs()):
+        try:
+            key = job_key(task, *input_hashes(task.job))
+        except OSError:
+            key = None
+    return state_of(task.job, key, overwrite=values["overwrite"], verify=values["verify"])
+
+
+def _to_stdout(plan: Plan) -> int:
+    try:
+        with plan.jobs[0].output.open("rb") as result:
+            shutil.copyfileobj(result, sys.stdout.buffer)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    finally:
+        shutil.rmtree(plan.jobs[0].output.parent, ignore_errors=True)
+    return DONE
 
 
 @dataclass(frozen=True)
@@ -96,21 +180,53 @@ class _Kernel:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is settled before the first fit; `record` is the one to repeat and compare with."""
+class Plan:
+    """What is settled before the first fit.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    jobs : list of Job
+    names : list of str
+        Of the jobs' inputs within the run.
+    many : bool
+        A batch, with its lock and report, rather than a single file.
+    home : Path
+        Where lock and report of a batch are.
+    out : Path or None
+        The output folder, if one was named.
+    record : dict or None
+        The record to repeat and compare with.
+    kernel : _Kernel or None
+    stdout : bool
+        The result goes to stdout.
+    """
 
     recipe: Recipe
     jobs: list[Job]
+    names: list[str]
+    many: bool
+    home: Path
+    out: Path | None = None
     record: dict[str, Any] | None = None
     kernel: _Kernel | None = None
+    stdout: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def _prepare(
-    task: str, inputs: tuple[str, ...], values: dict[str, Any], terminal: Terminal
-) -> _Plan:
+    task: str,
+    inputs: tuple[str, ...],
+    values: dict[str, Any],
+    terminal: Terminal,
+    recipe: Recipe | None,
+) -> Plan:
     """Recipe, jobs, and what goes with them; all checks that need no pixels of images."""
     fields, record, source = given_fields(task, values), None, values["recipe_file"]
-    recipe = override_recipe(source, task, **fields) if source else make_recipe(task, **fields)
+    if recipe is None:
+        recipe = override_recipe(source, task, **fields) if source else make_recipe(task, **fields)
+    else:
+        recipe = with_fields(recipe, fields)
     if source and source.endswith(".knit.json"):
         record = _record(Path(source))
     mask = parse_mask(values["mask"]) if values.get("mask") else None
@@ -120,26 +236,110 @@ def _prepare(
         if kernel is not None and kernel.path is not None:
             recipe = with_fields(recipe, {"kernel": kernel.path.name})  # no place in the record
     path = kernel.path if kernel else None
-    images, skipped = list_images(inputs, mask, path)
-    if terminal.verbose and skipped:
-        names = ", ".join(path.name for path in skipped)
-        terminal.say("Note", f"skipped {len(skipped)} other files: {names}")
+    folders = [Path(text) for text in inputs if Path(text).is_dir() and not text.endswith(".zarr")]
+    many = len(inputs) > 1 or bool(folders) or values.get("many", False)
+    out = values["out"]
+    if out == "-":
+        return _plan_for_stdout(recipe, inputs, values, many, mask, record, kernel)
+    choice = Choice(
+        tuple(values["include"]),
+        tuple(values["exclude"]),
+        values["recursive"],
+        Path(out) if out else None,
+    )
+    listing = list_images(inputs, choice, SIDES)
+    listed = without_helpers(listing.images, mask, path) if folders else listing.images
+    if not listed:
+        raise click.UsageError(f"no image to work on in {', '.join(map(str, folders))}")
+    if terminal.verbose and listing.skipped:
+        others = ", ".join(one.name for one in listing.skipped)
+        terminal.say("Note", f"skipped {len(listing.skipped)} other files: {others}")
     if isinstance(recipe, Inpaint):
-        mask = _mask(recipe, mask, values, record, images[0])
-    ending = {"inpaint": "_inpainted", "denoise": "_denoised"}.get(task, "")
-    if isinstance(recipe, SuperResolve):
-        ending = "_x" + "x".join(f"{factor:g}" for factor in recipe.factors)
+        mask = _mask(recipe, mask, values, record, listed[0].path)
     jobs = plan_jobs(
-        images,
-        values["out"],
-        ending,
-        many=len(inputs) > 1 or Path(inputs[0]).is_dir(),
-        overwrite=values["overwrite"],
+        listed,
+        out,
+        _ending(recipe),
+        many=many,
+        overwrite=True,  # what stands there is looked at later: it may be ours
+        keep_extension=values["keep_extension"],
+        suffix="." + values["format"] if values["format"] else None,
         sides=[name for name in SIDES if values.get(_flag(name))],
         mask=mask,
         kernel=path,
     )
-    return _Plan(recipe, jobs, record, kernel)
+    names = [image.name for image in listed]
+    if values["shard"]:
+        jobs, names = _shard(jobs, names, values["shard"])
+    folder = Path(out) if out and many else None
+    if folder is not None and folder.is_dir() and any(_is_same(folder, one) for one in folders):
+        terminal.say("Note", f"-o {out} is an input folder: results lie beside their images")
+    if folder is None:
+        parents = [os.path.abspath(job.output.parent) for job in jobs] or [os.curdir]
+        home = Path(os.path.commonpath(parents)) if many else jobs[0].output.parent
+    else:
+        home = folder
+    return Plan(recipe, jobs, names, many, home, folder, record, kernel)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _shard(
+    jobs: list[Job], names: list[str], shard: tuple[int, int]
+) -> tuple[list[Job], list[str]]:
+    """Every n-th file by the hash of its name: the same in each shard, however they are listed."""
+    number, count = shard
+    mine = [i for i, name in enumerate(names) if file_seed(0, name) % count == number - 1]
+    return [jobs[i] for i in mine], [names[i] for i in mine]
+
+
+def _plan_for_stdout(
+    recipe: Recipe,
+    inputs: tuple[str, ...],
+    values: dict[str, Any],
+    many: bool,
+    mask: Path | str | None,
+    record: dict[str, Any] | None,
+    kernel: _Kernel | None,
+) -> Plan:
+    """A single file whose result is written to a folder for a moment, and then to stdout."""
+    if many:
+        raise click.UsageError("-o - writes one result to stdout: give one file")
+    if sys.stdout.isatty():
+        raise click.UsageError(
+            "-o - would write an image to the terminal; send it on, or use -o FILE"
+        )
+    if values["as_json"] or values["events"]:
+        raise click.UsageError("-o - leaves no room on stdout for --json or --events")
+    image = Listed(Path(inputs[0]))
+    if isinstance(recipe, Inpaint):
+        mask = _mask(recipe, mask, values, record, image.path)
+    folder = tempfile.mkdtemp(prefix="knit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    jobs = plan_jobs(
+        [image],
+        folder,
+        _ending(recipe),
+        many=False,
+        overwrite=False,
+        suffix="." + values["format"] if values["format"] else None,
+        mask=mask,
+        kernel=kernel.path if kernel else None,
+    )
+    if jobs[0].output.suffix == ".zarr":
+        raise click.UsageError("-o - cannot write Zarr, which is a folder; choose another --format")
+    return Plan(recipe, jobs, [image.name], False, Path(folder), None, record, kernel, stdout=True)
+
+
+def _ending(recipe: Recipe) -> str:
+    if isinstance(recipe, SuperResolve):
+        return "_x" + "x".join(f"{factor:g}" for factor in recipe.factors)
+    return {"inpaint": "_inpainted", "denoise": "_denoised"}[recipe.task]
 
 
 def _flag(side: str) -> str:
@@ -192,7 +392,11 @@ def _kernel(
         raise WrongPlan(
             shown(f"kernel {error} (give estimate, delta, gaussian:S or an image file)")
         ) from None
-    return _Kernel(image.data, folder / choice, _file(folder / choice))
+    return _Kernel(
+        image.data,
+        folder / choice,
+        {"name": Path(choice).name, "sha256": file_hash(folder / choice)},
+    )
 
 
 def _record(path: Path) -> dict[str, Any] | None:
@@ -204,166 +408,62 @@ def _record(path: Path) -> dict[str, Any] | None:
         return None  # a plain recipe that happens to be called so
 
 
-def _check_device(plan: _Plan) -> None:
+def check_device(plan: Plan) -> str | None:
+    """Why the device asked for cannot be used, if it cannot.
+
+    Parameters
+    ----------
+    plan : Plan
+
+    Returns
+    -------
+    str or None
+    """
     if plan.recipe.device in ("auto", "cpu") or all(job.fault for job in plan.jobs):
-        return
+        return None
     from knitcore.device import choose_device
 
     try:
         choose_device(plan.recipe.device)
     except DeviceError as error:
-        raise _Abort(str(error)) from None
+        return str(error)
+    return None
 
 
-def _one(
-    job: Job,
-    plan: _Plan,
-    label: str,
-    terminal: Terminal,
-    values: dict[str, Any],
-) -> dict[str, Any]:
-    """Work on one image; whatever is wrong with it is told in the outcome."""
-    outcome: dict[str, Any] = {"status": "failed", "input": str(job.image), "error": job.fault}
-    if job.fault:
-        return outcome
-    terminal.start(label)
-    try:
-        return _work(job, plan, terminal, values)
-    except Cancelled:
-        raise Stopped(signals.code) from None
-    except MemoryError:
-        outcome["error"] = f"{job.image}: not enough memory"
-    except KnitError as error:
-        from knitcore.files import SURROUNDINGS as ERRNOS
+def make_task(plan: Plan, number: int, values: dict[str, Any]) -> FileTask:
+    """One file of a plan as plain data.
 
-        if isinstance(error, FileError) and error.errno in ERRNOS:
-            raise _Abort(str(error)) from None
-        outcome["error"] = str(error)
-        _trace(values)
-    except Exception as error:  # our own fault must not cost the other files
-        outcome["error"] = f"{job.image}: {internal(error)}"
-        _trace(values)
-    finally:
-        terminal.finish()
-    return outcome
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        Of the job.
+    values : dict
+        The command's options.
 
-
-def _trace(values: dict[str, Any]) -> None:
-    if values["debug"]:
-        click.echo(traceback.format_exc(), err=True)
+    Returns
+    -------
+    FileTask
+    """
+    fields, name = plan_fields(plan), plan.names[number]
+    if plan.many and plan.record is None:
+        fields = {**fields, "seed": file_seed(plan.recipe.seed, name)}
+    return FileTask(
+        plan.jobs[number],
+        name,
+        fields,
+        kernel=plan.kernel.values if plan.kernel else None,
+        kernel_file=plan.kernel.file if plan.kernel else None,
+        repeats=plan.record,
+        max_pixels=values["max_pixels"],
+        allow_damaged=values["allow_damaged"],
+        overwrite=values["overwrite"],
+        debug=values["debug"],
+    )
 
 
-def _work(job: Job, plan: _Plan, terminal: Terminal, values: dict[str, Any]) -> dict[str, Any]:
-    from knit_cli.outputs import write_outputs
-    from knitcore.files import check_writable, read_image, read_mask, record_path
-    from knitcore.tasks import run_steps
-
-    began = time.monotonic()
-    notes: list[Note] = []
-    own = (job.image.name, job.mask.name if isinstance(job.mask, Path) else job.image.name)
-
-    def show(item: Event) -> None:
-        if isinstance(item, Note) and not item.text.startswith(own):
-            item = replace(item, text=f"{job.image.name}: {item.text}")
-        terminal.event(item)
-
-    def note(item: Note) -> None:
-        notes.append(item)
-        show(item)
-
-    limits = {"max_pixels": values["max_pixels"], "allow_damaged": values["allow_damaged"]}
-    image = read_image(job.image, on_note=note, **limits)
-    mask: Any = job.mask
-    files: dict[str, Any] = {"image": _file(job.image)}
-    if isinstance(plan.recipe, Inpaint):
-        files["mask"] = {"word": job.mask} if job.mask else None
-    if isinstance(job.mask, Path):
-        mask = read_mask(job.mask, on_note=note, **limits)
-        files["mask"] = _file(job.mask)
-    if plan.kernel is not None:
-        files["kernel"] = plan.kernel.file
-    check_writable(image, job.output, overwrite=values["overwrite"])
-    if plan.record is not None:
-        _compare(plan.record, image, mask, plan.recipe, note)
-
-    kernel = plan.kernel.values if plan.kernel else None
-    steps = run_steps(plan.recipe, image, mask, kernel=kernel, cancel=signals.stop)
-    try:
-        while True:
-            show(next(steps))
-    except StopIteration as end:
-        result = end.value
-    finally:
-        steps.close()
-
-    record = result.record
-    places = {"output": job.output, **job.sides}
-    record["files"] = files | {name: path.name for name, path in places.items()}
-    record["notes"] = [
-        *({"level": item.level, "text": item.text} for item in notes),
-        *record.get("notes", []),
-    ]
-    with shielded():
-        write_outputs(job, result, values["overwrite"])
-    sides = [name for name in SIDES if _flag(name) in values]
-    return {
-        "status": "done",
-        "task": record["task"],
-        "input": str(job.image),
-        "output": str(job.output),
-        "record": str(record_path(job.output)),
-        **{name: str(job.sides[name]) if name in job.sides else None for name in sides},
-        **_facts(record),
-        "seconds": round(max(record["seconds"]["total"], time.monotonic() - began), 3),
-        "device": record["device"],
-        "notes": record["notes"],
-    }
-
-
-def _facts(record: dict[str, Any]) -> dict[str, Any]:
-    """What a task found out, for the line on stdout."""
-    facts: dict[str, Any] = {
-        name: record[name]
-        for name in ("regions", "validation", "noise", "residual")
-        if name in record
-    }
-    if "mask" in record:
-        facts |= {name: record["mask"][name] for name in ("filled", "fraction")}
-    if "kernel" in record:
-        facts["kernel"] = {k: v for k, v in record["kernel"].items() if k != "values"}
-        facts["axes"], facts["input_shape"] = record["image"]["axes"], record["image"]["shape"]
-        facts["output_shape"] = record["output"]["shape"]
-    return facts
-
-
-def _file(path: Path) -> dict[str, str]:
-    with path.open("rb") as handle:
-        return {"name": path.name, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
-
-
-def _compare(
-    record: dict[str, Any], image: Any, mask: Any, recipe: Recipe, note: Callable[[Note], None]
-) -> None:
-    """Warn where a run repeated from its record will differ from it."""
-    import numpy as np
-
-    from knitcore.masks import resolve_mask
-    from knitcore.result import array_hash, versions
-
-    then = record.get("image") or {}
-    if then.get("sha256") not in (None, array_hash(np.asarray(image.data))):
-        name = then.get("name", "its image")
-        note(Note(f"{image.name}: differs from {name} of the record", "warning"))
-    elif isinstance(recipe, Inpaint) and (record.get("mask") or {}).get("sha256") is not None:
-        hole = resolve_mask(image, mask, recipe)[0]
-        if record["mask"]["sha256"] != array_hash(hole):
-            note(Note(f"{image.name}: other pixels are masked than in the record", "warning"))
-    now = versions()
-    other = [
-        f"{name} {version} (now {now[name]})"
-        for name, version in (record.get("versions") or {}).items()
-        if name in ("method", "torch", "numpy") and now.get(name) not in (None, version)
-    ]
-    if other:
-        text = f"recorded with {', '.join(other)}: pixels may differ slightly"
-        note(Note(f"{image.name}: {text}", "warning"))
+def plan_fields(plan: Plan) -> dict[str, Any]:
+    """The plan's recipe as plain data, made once."""
+    if not plan.fields:
+        plan.fields.update(plain_fields(plan.recipe))
+    return plan.fields

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from knit_cli.options import Option, Range, SectionedCommand, recipe_options
+from knit_cli.jobs import FORMATS
+from knit_cli.options import Option, Range, SectionedCommand, Shard, Size, recipe_options
 from knit_cli.runs import run
 
 
@@ -39,9 +40,11 @@ def _task(
             "--output",
             "out",
             metavar="OUT",
-            help=f"A file for one input, else a folder. [default: {default} beside each input]",
+            help=f"A file for one input, else a folder; - is stdout. [default: {default} beside each "
+            "input]",
         ),
         _option("--overwrite", help="Replace existing outputs."),
+        *FILES,
         *(_option(f"--save-{name}", help=f"Also write {text}") for name, text in saves),
         _option(
             "--recipe",
@@ -51,7 +54,8 @@ def _task(
             "that run. Options given here take precedence.",
         ),
         *recipe_options(task),
-        *_OTHERS,
+        *BATCH,
+        *OTHERS,
     ]
 
     def decorate(page: Callable[[], None]) -> click.Command:
@@ -71,7 +75,97 @@ def _task(
     return decorate
 
 
-_OTHERS = [
+FILES = [
+    _option(
+        "--format",
+        "format",
+        type=click.Choice(FORMATS),
+        metavar="|".join(FORMATS),
+        is_flag=False,
+        help="Format of the outputs. [default: that of each input; PNG for JPEG]",
+    ),
+    _option(
+        "--include",
+        metavar="PATTERN",
+        multiple=True,
+        help="Of folders, take only these: '*.tif', 'day1/*'. May be given several times.",
+    ),
+    _option("--exclude", metavar="PATTERN", multiple=True, help="Of folders, leave these out."),
+    _option("-r", "--recursive", help="Search folders further down, and keep their structure."),
+    _option(
+        "--keep-extension", help="a.png gives a.png_denoised.png, so that a.jpg may be beside it."
+    ),
+]
+
+BATCH = [
+    _option(
+        "-j",
+        "--jobs",
+        section="Batch",
+        type=Range(int, min=1, max=1024),
+        default=1,
+        metavar="N",
+        help="Files worked on at a time, each in a process of its own. [default: 1]",
+    ),
+    _option(
+        "--timeout",
+        section="Batch",
+        type=Range(float, min=0, min_open=True),
+        metavar="SECONDS",
+        help="Give up a file that takes longer.",
+    ),
+    _option(
+        "--max-memory",
+        section="Batch",
+        type=Size(),
+        metavar="SIZE",
+        help="Give up a file whose worker needs more, such as 4G.",
+    ),
+    _option(
+        "--retries",
+        section="Batch",
+        type=Range(int, min=0, max=10),
+        default=1,
+        metavar="N",
+        help="Try a file again so often whose worker crashed. [default: 1]",
+    ),
+    _option("--retry-failed", section="Batch", help="Only those that the report tells as failed."),
+    _option(
+        "--verify",
+        section="Batch",
+        help="Hash finished outputs, too, rather than count their bytes.",
+    ),
+    _option("-n", "--dry-run", section="Batch", help="Show what would be done, and how long."),
+    _option("--wait", section="Batch", help="Wait while another run uses the output folder."),
+    _option(
+        "--shard",
+        section="Batch",
+        type=Shard(),
+        metavar="I/N",
+        help="Only the I-th of N parts of the files, for N machines on one folder.",
+    ),
+    _option(
+        "--max-time",
+        section="Batch",
+        type=Range(float, min=0, min_open=True),
+        metavar="HOURS",
+        help="Do not begin a run that would take longer. [default: 168]",
+    ),
+    _option("-y", "--yes", section="Batch", help="Begin it all the same."),
+    _option(
+        "--events",
+        section="Batch",
+        type=click.Choice(["json"]),
+        metavar="json",
+        is_flag=False,
+        help="On stdout, one JSON object for each event.",
+    ),
+    _option(
+        "--log", section="Batch", metavar="FILE", help="Add all lines to a file, with the time."
+    ),
+]
+
+OTHERS = [
     _option(
         "--max-pixels",
         section="Other",
@@ -103,15 +197,15 @@ _OTHERS = [
             "--mask",
             metavar="MASK",
             help="What to fill: an image (non-zero = fill), a folder of them matched by name (a.tif "
-            "goes with a.tif, a.png or a_mask.*), or a word: nan, saturated, hot, alpha, value=0, "
-            "above=4000, below=10 (any number).",
+            "goes with a.tif, a.png or a_mask.*), suffix:_m (a_m.* beside a.tif), or a word: nan, "
+            "saturated, hot, alpha, value=0, above=4000, below=10 (any number).",
         ),
     ),
 )
 def inpaint() -> None:
     """Fill the masked pixels of one or more images.
 
-    INPUT is a TIFF, PNG, JPEG or .npy file, or a folder of them. All other pixels stay as they are,
+    INPUT is a TIFF, PNG, JPEG or .npy file, a folder of them, or - for names on stdin. All other pixels stay as they are,
     bit for bit; type, axes, pixel size and unit too. Beside each output lies its record,
     NAME.knit.json.
 
@@ -131,7 +225,7 @@ def inpaint() -> None:
 def denoise() -> None:
     """Take the noise out of one or more images; nothing else is needed to learn from.
 
-    INPUT is a TIFF, PNG, JPEG or .npy file, or a folder of them. Type, axes, pixel size and unit
+    INPUT is a TIFF, PNG, JPEG or .npy file, a folder of them, or - for names on stdin. Type, axes, pixel size and unit
     stay. The noise is estimated unless given. Beside each output lies its record, NAME.knit.json,
     which tells the noise.
 
@@ -151,7 +245,7 @@ def denoise() -> None:
 def super_resolve() -> None:
     """Enlarge one or more images, and find the kernel by which they lost their resolution.
 
-    INPUT is a TIFF, PNG, JPEG or .npy file, or a folder of them. Type, axes and unit stay; the
+    INPUT is a TIFF, PNG, JPEG or .npy file, a folder of them, or - for names on stdin. Type, axes and unit stay; the
     pixel size is divided by the scale. Beside each output
     lies its record, NAME.knit.json, which tells the kernel.
 

@@ -162,11 +162,9 @@ def test_json_is_one_object_a_line(folder, knit):
     assert done["input"] == "cells.tif"
     assert done["output"] == "out/cells_inpainted.tif"
     assert done["filled"] == 64
-    assert failed == {
-        "status": "failed",
-        "input": "empty.tif",
-        "error": "empty.tif: file is empty (0 bytes)",
-    }
+    assert failed["status"] == "failed"
+    assert failed["input"] == "empty.tif"
+    assert failed["error"] == "empty.tif: file is empty (0 bytes)"
 
 
 def test_quiet_leaves_errors_and_results(folder, knit):
@@ -179,8 +177,10 @@ def test_quiet_leaves_errors_and_results(folder, knit):
     assert "Warning: cells.tif: 62 % of the image is to be filled" in said.stderr
     said = knit("inpaint", "cells.tif", "--mask", "dust.png", "--quiet", "--overwrite")
     assert said.stderr == ""
-    said = knit("inpaint", "cells.tif", "--mask", "dust.png", "--quiet", code=1)
+    said = knit("inpaint", "cells.tif", "--mask", "dust.png", "--quiet", "--seed", 5, code=1)
     assert said.stderr.startswith("Error: cells_inpainted.tif: exists")
+    said = knit("inpaint", "cells.tif", "--mask", "dust.png")
+    assert "cells_inpainted.tif: done already" in said.stderr
 
 
 # Several files
@@ -198,7 +198,7 @@ def test_a_folder_of_images_and_one_of_masks(folder, knit):
     shutil.copy("dust.png", "masks/b.png")
     shutil.copy("dust.png", "masks/c_mask.png")
     said = knit("inpaint", "images", "--mask", "masks", "-o", "out", "-v", code=1)
-    assert "done 3 · failed 1 · not started 0" in said.stderr
+    assert "done 3 · skipped 0 · failed 1 · not started 0" in said.stderr
     assert "skipped 1 other files: notes.txt" in said.stderr
     assert "no mask for d.tif in masks (looked for d.tif, d.* or d_mask.*)" in said.stderr
     assert [line.split(": ")[1][:8] for line in said.stdout.splitlines()] == [

@@ -84,12 +84,12 @@ def test_one_bad_file_never_stops_the_others(folder, task):
     said = task.run("broken.tif", "gone.tif", "cells.tif", "more.tif", "-o", "out", code=1)
     outputs = [f"cells{task.ending}.tif", f"more{task.ending}.tif"]
     assert names(folder / "out") == sorted(
-        [*outputs, *(f"{output}.knit.json" for output in outputs)]
+        [".knit", "knit-report.jsonl", *outputs, *(f"{output}.knit.json" for output in outputs)]
     )
     assert "Error: broken.tif: the file is cut short" in said.stderr
     assert "Error: gone.tif: cannot read: no such file or directory" in said.stderr
     table = said.stderr[said.stderr.index("done 2") :].splitlines()
-    assert table[0] == "done 2 · failed 2 · not started 0"
+    assert table[0] == "done 2 · skipped 0 · failed 2 · not started 0"
     assert table[1].split()[0] == "broken.tif"
     assert " ".join(table[2].split()) == "gone.tif cannot read: no such file or directory"
 

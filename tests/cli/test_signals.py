@@ -116,11 +116,11 @@ def test_files_done_before_the_signal_stay(folder):
     terminal = Terminal()
     words = ("inpaint", "aaa.tif", "cells.tif", "--mask", "masks", *LONG[4:])
     with start(*words, stdout=subprocess.PIPE, stderr=terminal.side) as process:
-        terminal.wait_for(b": fit")
+        terminal.wait_for(b"fit")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stdout.read().startswith(b"aaa.tif -> aaa_inpainted.tif")
-    assert "done 1 · failed 0 · not started 1" in terminal.rest()
+    assert "done 1 · skipped 0 · failed 0 · not started 1" in terminal.rest()
     assert (folder / "aaa_inpainted.tif").exists()
     assert not (folder / "cells_inpainted.tif").exists()
 

@@ -1,0 +1,439 @@
+"""A batch: lock the output folder, skip what is done, hand out the rest, report every file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
+from knit_cli.jobs import PlaceError, prepare_folders
+from knit_cli.main import FAILED, SURROUNDINGS, signals
+from knit_cli.places import STATE, Leftovers, locked, state_of
+from knit_cli.render import Board, Terminal, shown, summary
+from knit_cli.report import Report, dump, report_line
+from knit_cli.runs import Plan, check_device, make_task, say_line, tell_outcome
+from knit_cli.work import FileTask, input_hashes, job_key, warm, work_on
+from knitcore.events import Note
+
+# Seconds on one core of 2026, of an overhead and of a million pixels, before anything was measured.
+GUESSES = {"inpaint": (2.0, 8.0), "denoise": (2.0, 60.0), "super-resolve": (2.0, 120.0)}
+LONG = 7 * 24 * 3600.0  # from here on a run is only started with --yes
+
+
+def run_batch(plan: Plan, values: dict[str, Any], terminal: Terminal, ctx: click.Context) -> int:
+    """Work on all files of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    values : dict
+        The command's options.
+    terminal : Terminal
+    ctx : click.Context
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    if values["dry_run"]:
+        return show_plan(plan, values, terminal)
+    _refuse_the_absurd(plan, values)
+    if not plan.jobs:
+        terminal.say("Note", "no file falls to this shard")
+        return 0
+    # the folder itself is made, not those above it: a mistyped path should not grow a tree
+    _make(plan.home)
+    with locked(plan.home, shard=values["shard"], patient=values["wait"]):
+        prepare_folders([job for job in plan.jobs if not job.fault], plan.out)
+        return _Batch(plan, values, terminal).run()
+
+
+def _make(folder: Path) -> None:
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise PlaceError(f"{folder}: cannot write there: {reason}") from None
+
+
+class _Batch:
+    """A batch that is going on: what has become of its files so far."""
+
+    def __init__(self, plan: Plan, values: dict[str, Any], terminal: Terminal) -> None:
+        self.plan, self.values, self.terminal = plan, values, terminal
+        self.report = Report(plan.home)
+        self.known = self.report.read()
+        self.leftovers = Leftovers()
+        self.failed: list[tuple[str, str]] = []
+        self.counts = dict.fromkeys(("done", "skipped", "failed"), 0)
+        self.workers = max(1, min(values["jobs"], len(plan.jobs)))
+        self.board: Board | None = None
+        self.abort = ""
+
+    def run(self) -> int:
+        """All files; then the table. Returns the exit code."""
+        self.tell({"event": "start", "task": self.plan.recipe.task, "files": len(self.plan.jobs)})
+        # from here on a signal only sets a flag, which the executor looks at
+        signals.gentle = True
+        code = 0
+        try:
+            code = self._work()
+        except ExecutorError as error:
+            self.abort = str(error)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self.abort = f"{error.filename or self.report.path}: {reason}"
+        finally:
+            signals.gentle = False
+            if self.board is not None:
+                self.board.close()
+        if self.abort:
+            self.terminal.say("Error", self.abort)
+            code = SURROUNDINGS
+        elif signals.count:
+            self.terminal.say("Error", "stopped" if signals.code == 130 else "terminated")
+            code = signals.code
+        elif self.counts["failed"]:
+            code = FAILED
+        self._finish(code)
+        return code
+
+    def _work(self) -> int:
+        plan, values = self.plan, self.values
+        if (trouble := check_device(plan)) is not None:
+            self.abort = trouble
+            return SURROUNDINGS
+        if signals.count:
+            return signals.code
+        scratch = plan.home / STATE / "crash"
+        scratch.mkdir(parents=True, exist_ok=True)
+        executor = Processes(
+            work_on,
+            self.workers,
+            warm=warm,
+            limits=Limits(values["timeout"], values["max_memory"], values["retries"]),
+            scratch=scratch,
+            environments=worker_environments(self.workers, plan.recipe.device),
+            on_event=self._event,
+            pressed=self._pressed,
+            clean=lambda task: self.leftovers.settle(task.job, again=True),
+        )
+        self.board = Board(self.terminal, len(plan.jobs), self.workers)
+        for task, outcome in executor.run(self._tasks()):
+            self._take(task, outcome)
+        return 0
+
+    def _pressed(self) -> int:
+        if self.abort:
+            return 1
+        if not signals.count:
+            return 0
+        if not signals.told:
+            signals.told = True
+            running = len(self.board.running) if self.board else 0
+            if signals.code == 130 and signals.count == 1:
+                files = "1 running image" if running == 1 else f"{running} running images"
+                self.terminal.say(
+                    "Note", f"stopping: {files} may end within a second; Ctrl-C again: at once"
+                )
+        # a terminated run has no second Ctrl-C to wait for
+        return 2 if signals.count > 1 or signals.code != 130 else 1
+
+    def _tasks(self) -> Iterator[FileTask]:
+        """The files that are to be worked on; those done or refused are told on the way."""
+        values = self.values
+        for number in range(len(self.plan.jobs)):
+            if signals.count or self.abort:
+                return
+            task = make_task(self.plan, number, values)
+            job, output = task.job, self._output(task)
+            if values["retry_failed"] and self.known.get(output, {}).get("state") != "failed":
+                continue
+            self.leftovers.settle(job)
+            hashes, key = ("", ""), None
+            state, reason = "failed", job.fault
+            if not job.fault:
+                if any(os.path.lexists(path) for path in job.outputs()):
+                    with contextlib.suppress(OSError):
+                        hashes = input_hashes(job)
+                        key = job_key(task, *hashes)
+                state, reason = state_of(
+                    job, key, overwrite=values["overwrite"], verify=values["verify"]
+                )
+            if state == "done":
+                self._skip(task, key, hashes)
+            elif state == "failed":
+                self._take(task, {"status": "failed", "input": str(job.image), "error": reason})
+            else:
+                yield replace(task, overwrite=state == "redo")
+
+    def _output(self, task: FileTask) -> str:
+        """Name of an output in the report: below the output folder."""
+        path = os.path.abspath(task.job.output)
+        return os.path.relpath(path, os.path.abspath(self.plan.home)).replace(os.sep, "/")
+
+    def _skip(self, task: FileTask, key: str | None, hashes: tuple[str, str]) -> None:
+        self.counts["skipped"] += 1
+        if self.board is not None:
+            self.board.ended(None, "skipped")
+        line = self._line(task, {"status": "skipped", "key": key})
+        self.tell(line)
+        if self.terminal.verbose:
+            self.terminal.say("Note", f"{task.job.image}: done already; skipped")
+        self.terminal.log(f"skipped {task.job.image}")
+        if self.known.get(self._output(task), {}).get("state") != "done":
+            # its run was killed between the result and the line
+            from knitcore.files import read_record, record_path
+
+            written = read_record(record_path(task.job.output)).get("written")
+            found = {"status": "done", "key": key, "written": written}
+            found["hashes"] = {"input": hashes[0], "mask": hashes[1] or None}
+            self.report.append(self._line(task, found))
+
+    def _line(self, task: FileTask, outcome: dict[str, Any]) -> dict[str, Any]:
+        return report_line(task.name, outcome, self._output(task))
+
+    def _event(self, worker: int, task: FileTask, event: dict[str, Any]) -> None:
+        if "note" in event:
+            self.terminal.event(Note(event["note"], event["level"]))
+        elif self.board is not None:
+            self.board.at_work(worker, task.name, event["progress"], event["stage"])
+            if self.values["events"] == "json":
+                self.tell({"event": "progress", "file": task.name, "worker": worker, **event})
+
+    def _take(self, task: FileTask, outcome: dict[str, Any]) -> None:
+        """A file has an outcome."""
+        state = outcome["status"]
+        if self.board is not None:
+            self.board.ended(outcome.get("worker"), state)
+        if state == "stopped":
+            return
+        self.counts[state] += 1
+        if outcome.pop("abort", False) and not self.abort:
+            self.abort = outcome["error"]
+        if "trace" in outcome:
+            click.echo(outcome.pop("trace"), err=True)
+        stack = outcome.pop("stack", "")
+        outcome.setdefault("input", str(task.job.image))
+        if state == "failed":
+            reason = outcome["error"]
+            if stack:
+                self._keep_stack(task, stack)
+            own = str(task.job.image)
+            if own not in reason:
+                outcome["error"] = f"{own}: {reason}"
+            short = outcome["error"].removeprefix(own).lstrip(": ")
+            self.failed.append((task.name, short))
+            if not self.abort:
+                self.terminal.say("Error", outcome["error"])
+            outcome = {**outcome, "status": "failed"}
+        line = self._line(task, outcome)
+        if state == "failed":
+            line["reason"] = self.failed[-1][1]
+        self.report.append(line)
+        self.tell(line)
+        if state == "done":
+            self.terminal.log(f"done {task.job.image} -> {task.job.output}")
+        if not self.values["events"]:
+            self._clear_of_board(outcome)
+
+    def _clear_of_board(self, outcome: dict[str, Any]) -> None:
+        live = self.board.live if self.board is not None else None
+        if live is not None and sys.stdout.isatty():
+            live.stop()
+            tell_outcome(outcome, self.values)
+            live.start()
+        else:
+            tell_outcome(outcome, self.values)
+
+    def _keep_stack(self, task: FileTask, stack: str) -> None:
+        name = os.fsdecode(os.fsencode(task.name.replace("/", "__"))[:200])
+        with contextlib.suppress(OSError):
+            (self.plan.home / STATE / "crash" / f"{name}.txt").write_text(stack)
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """A line on stdout for machines."""
+        if self.values["events"] == "json":
+            say_line(dump(line))
+
+    def _finish(self, code: int) -> None:
+        total = len(self.plan.jobs)
+        counts = {**self.counts, "not started": total - sum(self.counts.values())}
+        self.tell({"event": "end", "exit": code, **counts})
+        table = summary(counts, self.failed)
+        self.terminal.log(table.splitlines()[0])
+        if code or not self.values["quiet"]:
+            click.echo(table, err=True)
+            if code in (FAILED, SURROUNDINGS, 130, 143):
+                click.echo(_how_to_repeat(code), err=True)
+
+
+def _how_to_repeat(code: int) -> str:
+    words = shlex.join(["knit", *sys.argv[1:]])
+    if code != FAILED:
+        return f"To go on: the same command again: {shown(words)}"
+    words += "" if "--retry-failed" in sys.argv else " --retry-failed"
+    return f"To repeat only the failed: {shown(words)}"
+
+
+def _refuse_the_absurd(plan: Plan, values: dict[str, Any]) -> None:
+    """Do not begin what would take longer than anyone can have meant."""
+    limit = values["max_time"] * 3600 if values["max_time"] else LONG
+    total = sum(estimate(plan, number, {}) for number in range(len(plan.jobs)))
+    total /= max(1, values["jobs"])
+    if total > limit and not values["yes"]:
+        raise click.UsageError(
+            f"this would take about {span(total)} (limit {span(limit)}); --yes to go on, or fewer "
+            "--steps, smaller --ensemble, more --jobs"
+        )
+
+
+def estimate(plan: Plan, number: int, rates: dict[str, float]) -> float:
+    """Seconds a file will take, from the size of its file.
+
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        Of the job.
+    rates : dict
+        "seconds_a_byte" as measured before in this output folder, or empty.
+
+    Returns
+    -------
+    float
+    """
+    try:
+        size = os.stat(plan.jobs[number].image).st_size
+    except OSError:
+        return 0.0
+    if "seconds_a_byte" in rates:
+        return rates["seconds_a_byte"] * size
+    fixed, each = GUESSES[plan.recipe.task]
+    recipe = plan.recipe
+    method = getattr(recipe, "method", "")
+    share = 1.0
+    if recipe.task == "inpaint":
+        share = recipe.steps * recipe.ensemble / 600
+    elif method == "knitwork":
+        share = recipe.steps * recipe.ensemble / 10
+    elif recipe.task == "denoise":
+        share = recipe.steps / type(recipe).model_fields["steps"].default
+    return share * (fixed + each * size / 2e6)
+
+
+def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
+    """A table of what would happen; nothing is written.
+
+    Parameters
+    ----------
+    plan : Plan
+    values : dict
+    terminal : Terminal
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    known = Report(plan.home).read()
+    rates = _rates(plan, known)
+    rows: list[dict[str, Any]] = []
+    total = 0.0
+    counts = {"run": 0, "redo": 0, "done": 0, "failed": 0}
+    for number, job in enumerate(plan.jobs):
+        task = make_task(plan, number, values)
+        state, reason = "failed", job.fault
+        if not job.fault and not os.path.exists(job.image):
+            reason = "cannot read: no such file or directory"
+        elif not job.fault:
+            key = None
+            if any(os.path.lexists(path) for path in job.outputs()):
+                with contextlib.suppress(OSError):
+                    key = job_key(task, *input_hashes(job))
+            state, reason = state_of(
+                job, key, overwrite=values["overwrite"], verify=values["verify"]
+            )
+        output = os.path.relpath(os.path.abspath(job.output), os.path.abspath(plan.home))
+        if values["retry_failed"] and known.get(output, {}).get("state") != "failed":
+            continue
+        counts[state] += 1
+        words = {
+            "run": "would run",
+            "redo": "would redo",
+            "done": "is done",
+            "failed": "would fail",
+        }
+        seconds = estimate(plan, number, rates) if state in ("run", "redo") else 0.0
+        total += seconds
+        own = reason.removeprefix(str(job.image)).lstrip(": ")
+        rows.append(
+            {
+                "file": task.name,
+                "state": words[state],
+                "seconds": seconds,
+                "output": str(job.output),
+                "reason": own,
+            }
+        )
+    if values["as_json"] or values["events"]:
+        for row in rows:
+            say_line(json.dumps({"event": "plan", **row}))
+    else:
+        width = min(max((len(row["file"]) for row in rows), default=0), 40)
+        for row in rows:
+            about = f"about {span(row['seconds'])}" if row["seconds"] else ""
+            target = row["reason"] or f"-> {row['output']}"
+            say_line(
+                shown(f"{row['file']:{width}}  {row['state']:10}  {about:12}  {target}").rstrip()
+            )
+    workers = max(1, min(values["jobs"], max(counts["run"] + counts["redo"], 1)))
+    basis = "as measured here" if rates else "a guess until files have been done here"
+    click.echo(
+        f"would run {counts['run'] + counts['redo']} · done already {counts['done']} · "
+        f"would fail {counts['failed']} · about {span(total / workers)} with "
+        f"{workers} {'worker' if workers == 1 else 'workers'} ({basis})",
+        err=True,
+    )
+    return 0
+
+
+def _rates(plan: Plan, known: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Seconds a byte of input, from the files this folder's report knows as done."""
+    seconds = size = 0.0
+    for job in plan.jobs:
+        output = os.path.relpath(os.path.abspath(job.output), os.path.abspath(plan.home))
+        line = known.get(output.replace(os.sep, "/"), {})
+        if line.get("state") == "done" and isinstance(line.get("seconds"), (int, float)):
+            with contextlib.suppress(OSError):
+                size += os.stat(job.image).st_size
+                seconds += line["seconds"]
+    return {"seconds_a_byte": seconds / size} if size else {}
+
+
+def span(seconds: float) -> str:
+    """A time in the largest unit that fits.
+
+    Parameters
+    ----------
+    seconds : float
+
+    Returns
+    -------
+    str
+    """
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
