@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import click
 from knitcore.files import split_suffix
 
 READABLE = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".zarr")
+VENDORS = (".czi", ".nd2", ".lif", ".oib", ".zvi", ".ims")  # read through bioio
 NOISE = ("thumbs.db", "desktop.ini", "knit-report.jsonl")  # passed over without a word
 
 
@@ -164,7 +164,7 @@ def _walk(
             continue
         if name.endswith((".knit.json", ".part")):
             continue
-        is_image = path.suffix.lower() in READABLE
+        is_image = path.suffix.lower() in READABLE + VENDORS
         if path.is_dir() and not (is_image and path.suffix.lower() == ".zarr"):
             folders.append(name)
         elif is_image and (path.exists() or path.is_symlink()):
@@ -223,13 +223,5 @@ def _identity(path: Path) -> tuple[int, int]:
 def _same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:
-        return False
-
-
-def is_regular(path: Path) -> bool:
-    """Whether a path leads to a plain file."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return False

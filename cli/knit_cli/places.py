@@ -213,30 +213,3 @@ def state_of(job: Job, key: str | None, *, overwrite: bool, verify: bool) -> tup
         elif bytes_below(path) != facts.get("bytes") or (verify and written_facts(path) != facts):
             return "failed", f"{path}: was changed since it was written; use --overwrite to redo it"
     return ("done", "") if whole else ("redo", "")
-
-
-def probe(folder: Path) -> None:
-    """Find out whether files can be made and written in a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Present.
-
-    Raises
-    ------
-    PlaceError
-        Read-only, full, or gone.
-    """
-    path = folder / f".knit.{os.urandom(4).hex()}.part"
-    try:
-        with path.open("xb") as handle:
-            handle.write(b"\0" * 512)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PlaceError(f"{folder}: cannot write there: {reason}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()

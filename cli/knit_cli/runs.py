@@ -456,7 +456,9 @@ def make_task(plan: Plan, number: int, values: dict[str, Any]) -> FileTask:
         kernel_file=plan.kernel.file if plan.kernel else None,
         repeats=plan.record,
         max_pixels=values["max_pixels"],
+        series=values["series"],
         allow_damaged=values["allow_damaged"],
+        missing_as_hole=values["missing_as_hole"],
         overwrite=values["overwrite"],
         debug=values["debug"],
     )

@@ -179,6 +179,18 @@ OTHERS = [
         section="Other",
         help="Take what is readable of a damaged TIFF; the record says so.",
     ),
+    _option(
+        "--series",
+        section="Other",
+        type=Range(int, min=0),
+        metavar="N",
+        help="Which image of a file that holds several, from 0 on.",
+    ),
+    _option(
+        "--missing-as-hole",
+        section="Other",
+        help="Fill what missing chunks of a Zarr would hold (inpaint).",
+    ),
     _option("--json", "as_json", section="Other", help="One JSON object a line on stdout."),
     _option("-q", "--quiet", section="Other", help="Nothing on stderr but errors."),
     _option("-v", "--verbose", section="Other", help="Notes and skipped files, too."),

@@ -46,7 +46,9 @@ class FileTask:
     repeats : dict or None
         The record this run repeats and is compared with.
     max_pixels : int
-    allow_damaged, overwrite, debug : bool
+    series : int or None
+        Which image of a file with several.
+    allow_damaged, missing_as_hole, overwrite, debug : bool
     """
 
     job: Job
@@ -56,7 +58,9 @@ class FileTask:
     kernel_file: dict[str, Any] | None = None
     repeats: dict[str, Any] | None = None
     max_pixels: int = 2**31
+    series: int | None = None
     allow_damaged: bool = False
+    missing_as_hole: bool = False
     overwrite: bool = False
     debug: bool = False
 
@@ -102,7 +106,7 @@ def job_key(task: FileTask, image_hash: str, mask_hash: str) -> str:
         "mask": mask_hash,
         "recipe": task.recipe,
         "kernel": kernel,
-        "allow_damaged": task.allow_damaged,
+        "reading": [task.allow_damaged, task.series, task.missing_as_hole],
         "method": METHOD_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -207,6 +211,8 @@ def attempt(
         return {**outcome, "error": task.job.fault}
     try:
         return _work(task, tell, cancel, shield)
+    except Cancelled:
+        raise
     except MemoryError:
         outcome["error"] = f"{task.job.image}: not enough memory"
     except KnitError as error:
@@ -250,7 +256,8 @@ def _work(
         show(item)
 
     limits: dict[str, Any] = {"max_pixels": task.max_pixels, "allow_damaged": task.allow_damaged}
-    image = read_image(job.image, on_note=note, **limits)
+    more: dict[str, Any] = {"series": task.series, "missing_as_hole": task.missing_as_hole}
+    image = read_image(job.image, on_note=note, **limits, **more)
     mask: Any = job.mask
     if isinstance(job.mask, Path):
         mask = read_mask(job.mask, on_note=note, **limits)

@@ -1,0 +1,45 @@
+"""Work that goes wrong, for the executor: functions at the top of a module, as workers need them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def work(task, emit, cancel):
+    """A task is a word, or a word and a file that counts how often it was tried."""
+    word, _, counter = task.partition(" ")
+    if counter:
+        with open(counter, "a") as handle:
+            handle.write("x")
+    if word == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "once":
+        if Path(counter).stat().st_size == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "hang":
+        hang()
+    elif word == "memory":
+        held = [b"x" * 2**24 for _ in range(40)]
+        time.sleep(60)
+        return {"status": "done", "held": len(held)}
+    elif word == "slow":
+        emit({"progress": 0.5, "stage": "slow"})
+        if cancel.wait(60):
+            return {"status": "stopped"}
+    elif word == "raise":
+        raise ValueError("odd\nthing")
+    elif word == "environment":
+        return {"status": "done", "told": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    return {"status": "done", "pid": os.getpid()}
+
+
+def hang():
+    while True:
+        time.sleep(0.01)
+
+
+def die_at_start():
+    os._exit(7)
