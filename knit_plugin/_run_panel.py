@@ -13,8 +13,6 @@ from qtpy.QtWidgets import (
     QMenu,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -134,7 +132,7 @@ class RunPanel(QWidget):
         self.picture.setToolTip(tip)
 
 
-def menu_button(text: str, tip: str) -> QToolButton:
+def menu_button(text: str, tip: str) -> QPushButton:
     """A button that opens a menu, as wide as it may become.
 
     Parameters
@@ -143,14 +141,10 @@ def menu_button(text: str, tip: str) -> QToolButton:
 
     Returns
     -------
-    QToolButton
+    QPushButton
     """
-    button = QToolButton()
-    button.setText(text)
+    button = QPushButton(text)
     button.setToolTip(tip)
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-    button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     menu = QMenu(button)
     menu.setToolTipsVisible(True)
     button.setMenu(menu)

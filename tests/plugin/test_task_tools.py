@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import weakref
@@ -282,3 +283,41 @@ def test_losses_are_drawn(inpainted: tuple[Any, Any], qtbot: Any) -> None:
     drawn = plot.grab().toImage()
     assert drawn != empty
     assert isinstance(drawn.pixelColor(0, 0), QColor)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_the_widget_looks_like_this_in_both_themes(
+    dock: Dock,
+    qtbot: Any,
+    finish: Wait,
+    tmp_path: Path,
+    theme: str,
+    slope: np.ndarray,
+    hole: np.ndarray,
+) -> None:
+    """Also makes the pictures in the docs, as docs/napari.md says."""
+    from napari.settings import get_settings
+
+    viewer, widget = dock(show=True, steps=60)
+    viewer.theme = theme
+    get_settings().appearance.theme = theme
+    viewer.window._qt_window.resize(1000, 760)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole, name="damage")
+    widget.run()
+    finish(widget)
+    qtbot.wait(300)
+    assert widget.width() <= 420
+    assert widget.minimumSizeHint().width() <= 420
+    assert widget.panel.plot.curves
+    buttons = [widget.panel.preview_button, widget.panel.run_button, widget.panel.cancel_button]
+    buttons += [widget.panel.compare_button, widget.panel.repeat_button]
+    for button in buttons:  # no text is cut off
+        assert button.width() >= button.fontMetrics().horizontalAdvance(button.text())
+    picture = widget.grab()
+    file = tmp_path / f"widget_{theme}.png"
+    assert picture.save(str(file))
+    colour = picture.toImage().pixelColor(2, 2)
+    assert (colour.lightness() > 128) == (theme == "light")
+    if os.environ.get("KNIT_UPDATE_SCREENSHOTS"):
+        shutil.copy(file, ROOT / "docs" / "images" / f"widget_{theme}.png")
