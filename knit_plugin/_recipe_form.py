@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
@@ -127,6 +128,24 @@ class RecipeForm(QWidget):
             To be given to the recipe, which checks them together.
         """
         return {name: widget.value for name, widget in self.inputs.items()}
+
+    def on_change(self, call: Callable[[], Any]) -> None:
+        """Have a function called whenever an input changes.
+
+        Parameters
+        ----------
+        call : callable
+        """
+        for widget in self.inputs.values():
+            if isinstance(widget, OptionalNumber):
+                signal = widget.native.valueChanged
+            elif isinstance(widget, OptionalFloat):
+                signal = widget.native.textChanged
+            elif isinstance(widget, WordOrFile):
+                signal = widget.native.editTextChanged
+            else:
+                signal = widget.changed
+            signal.connect(lambda *_: call())
 
     def set_choices(self, name: str, choices: list[str]) -> None:
         """Replace the choices of one field, keeping the chosen one if it is still there."""

@@ -163,6 +163,7 @@ class ResultLayers:
         self._factors = factors
         self._place = place_of(source, factors, anchor)
         self.layer: Any = None
+        self.std_layer: Any = None
         self._shown: Any = None  # the array we gave the layer last
 
     def open(self) -> None:
@@ -252,7 +253,8 @@ class ResultLayers:
         """Add the expected errors, hidden."""
         std = one_a_pixel(result.std, self.source.rgb)
         highest = float(std.max(initial=0))
-        self._add_hidden(std, "std", result, colormap="magma", contrast_limits=(0, highest or 1.0))
+        look: dict[str, Any] = {"colormap": "magma", "contrast_limits": (0, highest or 1.0)}
+        self.std_layer = self._add_hidden(std, "std", result, None, **look)
 
     def add_residual(self, residual: np.ndarray, result: Result) -> None:
         """Add what denoising took away, hidden: grey for nothing, 3 standard deviations either way.
@@ -313,7 +315,7 @@ class ResultLayers:
         result: Result,
         place: dict[str, Any] | None = None,
         **look: Any,
-    ) -> None:
+    ) -> Any:
         from napari.layers import Image
 
         layer = Image(
@@ -326,6 +328,7 @@ class ResultLayers:
             **look,
         )
         self._add(layer, select=False)
+        return layer
 
 
 def one_a_pixel(array: np.ndarray, rgb: bool) -> np.ndarray:

@@ -10,12 +10,14 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMenu,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
+from knit_plugin._loss_plot import LossPlot
 from knitcore import Progress
 
 
@@ -24,30 +26,53 @@ class RunPanel(QWidget):
 
     run = Signal()
     cancel = Signal()
+    preview = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.run_button = QPushButton("Run")
         self.run_button.setToolTip("Start. The result appears as a new layer; nothing is changed.")
+        self.preview_button = QPushButton("Preview")
+        self.preview_button.setToolTip(
+            "Try the settings on what is in view: a few seconds. Changing a setting meanwhile starts "
+            "it again."
+        )
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop within a second.")
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.stage, self.losses = quiet_line(), quiet_line()
+        self.plot = LossPlot()
+        self.plot.hide()
         self.summary = wrapped_label()
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.picture = QLabel()
         self.picture.setContentsMargins(4, 0, 0, 0)  # as far in as the text
         self.picture.hide()
 
+        self.compare_button = menu_button("Compare", "Result against source, and other methods.")
+        self.repeat_button = menu_button("Repeat", "As a command, in Python, as a recipe.")
         buttons = QHBoxLayout()
+        buttons.addWidget(self.preview_button)
         buttons.addWidget(self.run_button)
         buttons.addWidget(self.cancel_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)
-        for widget in (self.bar, self.stage, self.losses, self.summary, self.picture):
+        menus = QHBoxLayout()
+        menus.addWidget(self.compare_button)
+        menus.addWidget(self.repeat_button)
+        layout.addLayout(menus)
+        for widget in (
+            self.bar,
+            self.stage,
+            self.losses,
+            self.plot,
+            self.summary,
+            self.picture,
+        ):
             layout.addWidget(widget)
+        self.preview_button.clicked.connect(self.preview)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
         self.show_idle(ready=False)
@@ -55,6 +80,7 @@ class RunPanel(QWidget):
     def show_idle(self, *, ready: bool) -> None:
         """Buttons as between runs; `ready`: a run could start now."""
         self.run_button.setEnabled(ready)
+        self.preview_button.setEnabled(ready)
         self.cancel_button.setEnabled(False)
         self.cancel_button.setText("Cancel")
         for widget in (self.bar, self.stage, self.losses):
@@ -63,7 +89,10 @@ class RunPanel(QWidget):
     def show_running(self) -> None:
         """Buttons and bar as at the start of a run."""
         self.run_button.setEnabled(False)
+        self.preview_button.setEnabled(False)
         self.cancel_button.setEnabled(True)
+        self.plot.clear()
+        self.plot.hide()
         self.show_summary("")
         for widget in (self.bar, self.stage, self.losses):
             widget.show()
@@ -85,6 +114,9 @@ class RunPanel(QWidget):
         self.bar.setRange(0, 1000 if event.fraction > 0 else 0)
         self.bar.setValue(round(1000 * event.fraction))
         self.bar.setFormat("%p %" + left)
+        if event.losses:
+            self.plot.add(event.fraction, event.losses)
+            self.plot.show()
         for line, text in ((self.stage, event.stage), (self.losses, "   ".join(losses))):
             if text != line.text():
                 line.setText(text)
@@ -98,6 +130,25 @@ class RunPanel(QWidget):
         self.picture.setPixmap(picture or QPixmap())
         self.picture.setVisible(picture is not None)
         self.picture.setToolTip(tip)
+
+
+def menu_button(text: str, tip: str) -> QPushButton:
+    """A button that opens a menu, as wide as it may become.
+
+    Parameters
+    ----------
+    text, tip : str
+
+    Returns
+    -------
+    QPushButton
+    """
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    menu = QMenu(button)
+    menu.setToolTipsVisible(True)
+    button.setMenu(menu)
+    return button
 
 
 def wrapped_label() -> QLabel:

@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QPixmap, QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from knit_plugin import _settings
 from knit_plugin._layer_box import LayerBox
-from knit_plugin._layers import Taken, core_image, core_mask, memory_needed, read, take
+from knit_plugin._layers import (
+    Taken,
+    core_image,
+    core_mask,
+    memory_needed,
+    read,
+    take,
+)
+from knit_plugin._parts import Box, current_plane, cut, in_view, planes_between
 from knit_plugin._recipe_form import InputsArea, RecipeForm, add_row, form_layout
-from knit_plugin._results import Canvas, ResultLayers, enlarged_shape, nearest
+from knit_plugin._repeat import as_command, as_python, same_in_file, save_input
+from knit_plugin._results import Canvas, ResultLayers, enlarged_shape, nearest, one_a_pixel
 from knit_plugin._run_panel import RunPanel, amount, wrapped_label
-from knit_plugin._worker import Job, Outcome, busy, torch_devices, wait_for, warm_up
-from knitcore import InputError, Note, Preview, Progress, RecipeError, Result
-from knitcore.events import CancelToken
-from knitcore.recipe import PRESETS, RECIPES, Recipe, make_recipe
+from knit_plugin._settings import set_inputs
+from knit_plugin._worker import Job, Outcome, torch_devices, wait_for, warm_up
+from knitcore import (
+    InputError,
+    KnitError,
+    Note,
+    Preview,
+    Progress,
+    RecipeError,
+    Result,
+    load_recipe,
+    save_recipe,
+)
+from knitcore.baselines.methods import METHODS, run_method_steps
+from knitcore.events import CancelToken, drain
+from knitcore.recipe import PRESETS, RECIPES, Recipe, make_recipe, with_fields
 
 PREVIEW_GAP = 0.5  # seconds
+PREVIEW_STEPS = 300  # no more for a trial; the article's settings take thousands
+AGAIN = 400  # ms without another change of the settings, before a preview starts anew
+RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
 BREATH = 30  # ms, for the event loop between two layers that are added
 
 
@@ -41,6 +78,7 @@ class TaskWidget(QWidget):
     image_tip: ClassVar[str]
     basic: ClassVar[tuple[str, ...]]  # fields of the recipe that are shown at once,
     advanced: ClassVar[tuple[str, ...]]  # and those that are folded away
+    preview_side: ClassVar[int] = 256  # most pixels that a preview is high and wide
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
@@ -52,6 +90,12 @@ class TaskWidget(QWidget):
         self._layers: ResultLayers | None = None
         self._pending: list[Any] = []
         self._dock: Any = None
+        self._extra_fields: dict[str, Any] = {}  # of a loaded recipe, without an input here
+        self._trying = self._try_again = False  # the run under way is a preview; start it anew
+        self._tried: Any = None  # the layer of the last preview
+        self._tried_box: Box = ()
+        # no strong references: what the user deletes is to leave the memory
+        self._last: dict[str, Any] = {}
 
         self.image_box = LayerBox(napari_viewer, (Image,), "no image layer")
         self.boxes = [self.image_box]
@@ -64,6 +108,14 @@ class TaskWidget(QWidget):
             box.layer_changed.connect(self.check)
         self.panel.run.connect(self.run)
         self.panel.cancel.connect(self.cancel)
+        self.panel.preview.connect(self.preview)
+        self._fill_menus()
+        self._again_timer = QTimer(self)
+        self._again_timer.setSingleShot(True)
+        self._again_timer.setInterval(AGAIN)
+        self._again_timer.timeout.connect(self._preview_again)
+        for form in self._forms():
+            form.on_change(self._settings_changed)
         self._choose_selected()
         _settings.recall_form(self.task, self.form)
         self.check()
@@ -171,6 +223,10 @@ class TaskWidget(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         layers = form_layout()
         add_row(layers, "Image", self.image_box, self.image_tip)
+        self._part_row = self._make_part_row()
+        tip = "Which planes of a stack: all, the one in view, or a range along its first axis."
+        add_row(layers, "Part", self._part_row, tip)
+        self._layer_rows = layers
         column.addLayout(layers)
         for widget in (*self.add_inputs(layers), self.hint, self.form):
             column.addWidget(widget)
@@ -183,6 +239,59 @@ class TaskWidget(QWidget):
         layout.addWidget(self._scroll)
         layout.addWidget(self.panel)
         layout.addStretch()
+
+    def _make_part_row(self) -> QWidget:
+        self.part = QComboBox()
+        self.part.addItems(["all planes", "current plane", "planes from, to"])
+        self.first, self.last = QSpinBox(), QSpinBox()
+        row = QWidget()
+        line = QHBoxLayout(row)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.part)
+        for box, name in ((self.first, "First plane"), (self.last, "Last plane")):
+            box.setRange(0, 10**6)
+            box.setAccessibleName(name)
+            box.setToolTip(f"{name}, counted from 0.")
+            box.hide()
+            line.addWidget(box)
+            box.valueChanged.connect(lambda _: self.check())
+
+        def choose(index: int) -> None:
+            self.first.setVisible(index == 2)
+            self.last.setVisible(index == 2)
+            self.check()
+
+        self.part.currentIndexChanged.connect(choose)
+        return row
+
+    def _forms(self) -> list[RecipeForm]:
+        mask_form = getattr(self, "mask_form", None)
+        return [self.form, *([] if mask_form is None else [mask_form])]
+
+    def _fill_menus(self) -> None:
+        menu: Any = self.panel.compare_button.menu()
+        self.toggle_action = menu.addAction("Show source / result", self.toggle_result)
+        self.toggle_action.setToolTip("Switch between the source and the last result.")
+        self.std_action = menu.addAction("Expected error over the result", self.toggle_std)
+        self.residual_action = menu.addAction("Add residual layer", self.add_residual)
+        self.residual_action.setToolTip("Source minus result, as a new layer.")
+        menu.addSeparator()
+        others = menu.addMenu("Compare with…")
+        others.setToolTipsVisible(True)
+        for name, method in METHODS[self.task].items():
+            there = not method.needs or find_spec(method.needs) is not None
+            if method.quick and name != "fast" and there:
+                action = others.addAction(method.title)
+                action.setToolTip("Does the same to the plane in view, as another layer.")
+                action.triggered.connect(lambda _=False, name=name: self.compare_with(name))
+        menu = self.panel.repeat_button.menu()
+        menu.addAction("Copy as command", self.copy_command)
+        menu.addAction("Copy as Python", self.copy_python)
+        menu.addSeparator()
+        menu.addAction("Save recipe…", self.save_recipe_as)
+        menu.addAction("Load recipe…", self.load_recipe_from)
+        menu.addSeparator()
+        menu.addAction("Run again with the selected layer's settings", self.run_again)
 
     def _choose_selected(self) -> None:
         # from Layers > Filter, the selected image is the one meant
@@ -205,13 +314,28 @@ class TaskWidget(QWidget):
             return
         try:
             image, _ = self.take(copy=False)
-            text = self._needs(image)
+            self._show_part_row(image)
+            text = self._needs(cut(image, self._part_box(image)))
         except InputError as problem:
             self._say(str(problem))
             self.panel.show_idle(ready=False)
             return
         self._say(text)
         self.panel.show_idle(ready=True)
+
+    def _show_part_row(self, image: Taken) -> None:
+        stack = any(letter not in "YXC" for letter in image.axes[: image.ndim])
+        if self._layer_rows.isRowVisible(self._part_row) != stack:
+            self._layer_rows.setRowVisible(self._part_row, stack)
+
+    def _part_box(self, image: Taken) -> Box:
+        chosen = self.part.currentIndex()
+        if any(letter not in "YXC" for letter in image.axes[: image.ndim]):
+            if chosen == 1:
+                return current_plane(image, self.image_box.layer, self.viewer)
+            if chosen == 2:
+                return planes_between(image, self.first.value(), self.last.value())
+        return tuple((0, n) for n in image.shape)
 
     def _needs(self, image: Taken) -> str:
         try:
@@ -231,46 +355,91 @@ class TaskWidget(QWidget):
 
     # the run
 
+    def recipe(self) -> Any:
+        """What the inputs say now, with the fields of a loaded recipe that have no input.
+
+        Raises
+        ------
+        RecipeError
+        """
+        return make_recipe(self.task, **{**self._extra_fields, **self.fields()})
+
     def run(self) -> None:
         """Start the fit with what the inputs say now."""
+        self._start(trying=False)
+
+    def preview(self) -> None:
+        """Try the settings on what is in view."""
+        self._start(trying=True)
+
+    def _start(self, *, trying: bool) -> None:
         if self.job is not None:
             return
         try:
-            recipe = make_recipe(self.task, **self.fields())
-            image, mask = self.take(copy=True)
+            recipe = self.recipe()
+            whole, mask = self.take(copy=True)
+            if trying:
+                layer, side = self.image_box.layer, self.preview_side
+                box = in_view(whole, layer, self.viewer, side)
+                if recipe.steps > PREVIEW_STEPS:
+                    recipe = with_fields(recipe, {"steps": PREVIEW_STEPS})
+            else:
+                box = self._part_box(whole)
+            image = cut(whole, box)
+            if image is not whole and isinstance(image.data, np.ndarray):
+                image = replace(image, data=image.data.copy())
             self.refuse(image, mask, recipe)
             factors = self.factors(image, recipe)
         except (InputError, RecipeError) as problem:
             self._show_error(str(problem))
             return
-        if busy():
-            self._show_error(
-                "Another knitwork is being fitted, and one fit runs at a time: "
-                "wait for its end, or cancel it"
-            )
-            return
-        pixels = int(np.prod(enlarged_shape(image, factors)))
-        if not _settings.may_take(memory_needed(image, pixels), self):
-            return
-        _settings.keep_form(self.task, self.form)
+        if not trying:
+            pixels = int(np.prod(enlarged_shape(image, factors)))
+            if not _settings.may_take(memory_needed(image, pixels), self):
+                return
+            _settings.keep_form(self.task, self.form)
+        self._remove_tried()
+        self._trying, self._try_again, self._tried_box = trying, False, box
+        self._last_box = box
+        self._source = weakref.ref(self.image_box.layer)
+        part = image is not whole
+        done = self.done(recipe) + (", preview" if trying else "")
         anchor = getattr(recipe, "anchor", "centre")  # only super-resolution has one
-        layers = ResultLayers(self.viewer, image, self.done(recipe), factors, anchor)
+        layers = ResultLayers(self.viewer, image, done, factors, anchor)
         warming, in_worker = self._warm_up, self.in_worker(image)
 
         def steps(cancel: Any) -> Generator[Any, None, tuple[Result, Any]]:
             yield from wait_for(warming, cancel)
-            result = yield from run_on_layers(recipe, image, mask, layers.shape, cancel)
+            result = yield from run_on_layers(recipe, image, mask, layers.shape, cancel, part)
             return result, in_worker(result)
 
-        job = Job(steps, f"{self.verb} {image.name}", self._receive, self._end)
+        self._launch(Job(steps, f"{self.verb} {image.name}", self._receive, self._end), layers)
+
+    def _launch(self, job: Job, layers: ResultLayers, *, open_layer: bool = True) -> None:
         self.job, self._layers = job, layers
         self._jobs.append(job)
         self._watch_dock()
         self.remark = ""
         self.start_watching()
         self.panel.show_running()
-        layers.open()
+        if open_layer:
+            layers.open()
         job.start()
+
+    def _settings_changed(self) -> None:
+        if self.job is not None and self._trying:
+            self._again_timer.start()
+
+    def _preview_again(self) -> None:
+        if self.job is not None and self._trying:
+            self._try_again = True
+            self.cancel()
+
+    def _remove_tried(self) -> None:
+        tried, self._tried = self._tried, None
+        layer = None if tried is None else tried()
+        if layer is not None and layer in self.viewer.layers:
+            self.viewer.layers.remove(layer)
 
     def cancel(self) -> None:
         """Stop the run soon; harmless when there is none."""
@@ -298,11 +467,14 @@ class TaskWidget(QWidget):
         if layers is None:
             return
         if outcome.result is None:
-            if outcome.cancelled and self.keep_box.isChecked():
+            if outcome.cancelled and self.keep_box.isChecked() and not self._trying:
                 layers.keep_preview()
             else:
                 layers.discard()
-            self._leave_run("Cancelled." if outcome.cancelled else "")
+            again = self._trying and self._try_again and outcome.cancelled
+            self._leave_run("Cancelled." if outcome.cancelled and not again else "")
+            if again:
+                self.preview()
             if outcome.error:
                 self._show_error(outcome.error)
             return
@@ -312,7 +484,11 @@ class TaskWidget(QWidget):
             self._finish_run(result)
             return
         # One by one: napari takes 0.1 to 0.2 s to add a layer.
-        self._pending = [*layers.finish(result), *self.more_layers(layers, result, extra)]
+        self._pending = layers.finish(result)
+        if self._trying:
+            del self._pending[1:]
+        else:
+            self._pending += self.more_layers(layers, result, extra)
         self._pending.append(lambda: self._finish_run(result))
         QTimer.singleShot(BREATH, self._next_pending)
 
@@ -323,12 +499,27 @@ class TaskWidget(QWidget):
             QTimer.singleShot(BREATH, self._next_pending)
 
     def _finish_run(self, result: Result) -> None:
-        if self._layers is not None and self.has_changed(result):
-            name = f"{self._layers.source.name} ({self._layers.done})"
+        layers, trying = self._layers, self._trying
+        if layers is not None and not trying and self.has_changed(result):
+            name = f"{layers.source.name} ({layers.done})"
             _settings.autosave(result, name, self._show_error)
         self._leave_run()
         notes = [note["text"] for note in result.record["notes"]]
-        text = "\n".join([self.summary(result), *notes])
+        lines = [self.summary(result), *notes]
+        if trying:
+            sides = " × ".join(str(high - low) for low, high in self._tried_box)
+            lines[0] = f"Preview of {sides} pixels: {lines[0]}"
+            if layers is not None and layers.layer is not None:
+                self._tried = weakref.ref(layers.layer)
+        elif layers is not None and layers.layer is not None:
+            std = layers.std_layer
+            self._last = {
+                "result": weakref.ref(layers.layer),
+                "source": self._source,
+                "std": None if std is None else weakref.ref(std),
+                "box": self._last_box,
+            }
+        text = "\n".join(lines)
         self.panel.show_summary(text, *self.picture(result))
 
     def _leave_run(self, text: str = "") -> None:
@@ -337,6 +528,242 @@ class TaskWidget(QWidget):
         self._jobs.clear()
         self.check()
         self.panel.show_summary(text)
+
+    # comparing
+
+    def _layer_of(self, name: str) -> Any:
+        """A layer of the last run that is still in the viewer, or None."""
+        found = self._last.get(name)
+        layer = None if found is None else found()
+        return layer if layer is not None and layer in self.viewer.layers else None
+
+    def toggle_result(self) -> None:
+        """Show the source in the result's place, or the other way round."""
+        result, source = self._layer_of("result"), self._layer_of("source")
+        if result is None or source is None:
+            self._say_missing("result and its source")
+            return
+        result.visible = not result.visible
+        source.visible = True
+
+    def toggle_std(self) -> None:
+        """Lay the expected error over the result, half transparent, or hide it."""
+        std = self._layer_of("std")
+        if std is None:
+            self._say_missing("std layer")
+            return
+        std.blending, std.opacity = "translucent", 0.5
+        std.visible = not std.visible
+
+    def add_residual(self) -> None:
+        """Add source minus result as a layer."""
+        from napari.layers import Image
+
+        result, source = self._layer_of("result"), self._layer_of("source")
+        if result is None or source is None:
+            self._say_missing("result and its source")
+            return
+        whole = take(source, copy=False)
+        part = cut(whole, self._last["box"])
+        if tuple(part.data.shape) != result.data.shape:
+            self._show_error("The result has other pixels than its source: there is no residual.")
+            return
+        residual = np.asarray(part.data).astype(np.float32) - np.asarray(result.data, np.float32)
+        residual = one_a_pixel(residual, part.rgb)
+        width = 3 * float(np.nanstd(residual)) or 1.0
+        place = ResultLayers(self.viewer, part, "residual", (1.0,) * part.ndim)._place
+        layer = Image(
+            residual,
+            name=f"{source.name} (residual)",
+            colormap="gray",
+            contrast_limits=(-width, width),
+            rgb=False,
+            metadata={"knitworks": result.metadata.get("knitworks")},
+            **place,
+        )
+        self.viewer.add_layer(layer)
+
+    def compare_with(self, name: str) -> None:
+        """Let another method do the same to the plane in view, as a further layer.
+
+        Parameters
+        ----------
+        name : str
+            A key of ``METHODS[task]``.
+        """
+        if self.job is not None:
+            self._show_error("A run is under way: wait for its end, or cancel it")
+            return
+        try:
+            recipe = self.recipe()
+            whole, mask = self.take(copy=True)
+            letters = whole.axes[: whole.ndim]
+            at = in_view(whole, self.image_box.layer, self.viewer, max(whole.shape))
+            plane = current_plane(whole, self.image_box.layer, self.viewer)
+            box = tuple(
+                (a[0], a[0] + 1) if letter == "C" else p
+                for letter, a, p in zip(letters, at, plane, strict=True)
+            )
+            image = cut(whole, box)
+            factors = self.factors(image, recipe)
+        except (InputError, RecipeError) as problem:
+            self._show_error(str(problem))
+            return
+        layers = ResultLayers(self.viewer, image, name, factors)
+        shape, task = layers.shape, self.task
+
+        def steps(cancel: Any) -> Generator[Any, None, Any]:
+            array = yield from read(image, cancel)
+            sides = [n for n, letter in zip(image.shape, letters, strict=True) if letter in "YX"]
+            flat = array.reshape(*sides, *array.shape[image.ndim :])
+            told: dict[str, Any] = {"seed": recipe.seed, "device": recipe.device}
+            if mask is not None:
+                from knitcore import resolve_mask
+
+                marks = drain(core_mask(mask, image, cancel))
+                hole = resolve_mask(core_image(image, array), marks, recipe)[0]
+                told["mask"] = hole.reshape(flat.shape).reshape(*sides, -1).any(-1)
+            if task == "super-resolve":
+                told |= {"scale": recipe.factors[-1], "anchor": recipe.anchor}
+            elif task == "denoise":
+                told["sigma"] = noise_sigma(flat) if recipe.sigma is None else recipe.sigma
+            found = yield from run_method_steps(task, name, flat, **told)
+            return np.asarray(found).reshape(shape)
+
+        def end(outcome: Outcome) -> None:
+            if self._layers is not layers:
+                return
+            if outcome.result is not None:
+                layer = layers._add_image(outcome.result)
+                layer.metadata = {"knitworks_method": name}
+            title = METHODS[task][name].title
+            self._leave_run(f"{title}: done." if outcome.result is not None else "Cancelled.")
+            if outcome.error:
+                self._show_error(outcome.error)
+
+        self._trying = False
+        job = Job(steps, f"{METHODS[task][name].title} {image.name}", self._receive, end)
+        self._launch(job, layers, open_layer=False)
+
+    def _say_missing(self, what: str) -> None:
+        self._show_error(f"There is no {what} of this widget in the viewer: press Run first.")
+
+    # repeating
+
+    def copy_command(self) -> None:
+        """Put what Run would do onto the clipboard, as a line for a shell."""
+        self._copy(as_command)
+
+    def copy_python(self) -> None:
+        """Put what Run would do onto the clipboard, as lines of Python."""
+        self._copy(as_python)
+
+    def _copy(self, write: Callable[..., str]) -> None:
+        try:
+            recipe = self.recipe()
+            whole, mask = self.take(copy=False)
+            image = cut(whole, self._part_box(whole))
+            self.refuse(image, mask, recipe)
+            array = drain(read(image))
+            source = core_image(image, array)
+            layer = self.image_box.layer
+            path = None
+            if image is whole and same_in_file(source, layer.source.path):
+                path = Path(layer.source.path)
+            folder = None
+            if path is None or mask is not None:
+                chosen = self.ask_folder()
+                if not chosen:
+                    return
+                folder = Path(chosen)
+            if path is None:
+                assert folder is not None
+                path = save_input(source, folder, image.name)
+            marks = None
+            if mask is not None:
+                assert folder is not None
+                marks = save_input(drain(core_mask(mask, image)), folder, f"{image.name}_mask")
+        except KnitError as problem:
+            self._show_error(str(problem))
+            return
+        out = (folder or path.parent) / f"{path.stem}_{self.done(recipe)}.tif"
+        clipboard: Any = QApplication.clipboard()
+        clipboard.setText(write(recipe, path, marks, out))
+        saved = f" The inputs are in {folder}." if folder else ""
+        self.panel.show_summary(f"Copied.{saved}")
+
+    def ask_folder(self) -> str:
+        """A folder for inputs that are in no file as they are here; empty: none.
+
+        Returns
+        -------
+        str
+        """
+        return QFileDialog.getExistingDirectory(self, "Save the inputs into this folder")
+
+    def save_recipe_as(self) -> None:
+        """Write the settings to a file that is asked for."""
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save recipe", f"{self.task}.yaml", RECIPE_FILES
+        )
+        if not path:
+            return
+        try:
+            save_recipe(self.recipe(), path)
+        except (KnitError, OSError) as problem:
+            self._show_error(f"{path}: {problem}")
+            return
+        self.panel.show_summary(f"Saved as {path}")
+
+    def load_recipe_from(self) -> None:
+        """Take the settings from a file that is asked for."""
+        path, _ = QFileDialog.getOpenFileName(self, "Load recipe", "", RECIPE_FILES)
+        if not path:
+            return
+        try:
+            self.show_recipe(load_recipe(path))
+        except KnitError as problem:
+            self._show_error(str(problem))
+
+    def show_recipe(self, recipe: Recipe) -> None:
+        """Fill in the inputs; fields without one are kept for the runs to come.
+
+        Parameters
+        ----------
+        recipe : Recipe
+
+        Raises
+        ------
+        RecipeError
+            It is for another task.
+        """
+        if recipe.task != self.task:
+            raise RecipeError(f"the recipe is for {recipe.task}: open that widget")
+        fields = recipe.model_dump()
+        shown: set[str] = set()
+        for form in self._forms():
+            mine = {name: value for name, value in fields.items() if name in form.inputs}
+            left = set_inputs(form.inputs, mine)
+            shown |= set(mine) - set(left)
+        extra = {name: value for name, value in fields.items() if name not in shown}
+        self._extra_fields = {k: v for k, v in extra.items() if k not in ("task", "preset")}
+
+    def run_again(self) -> None:
+        """Take the settings from the selected result layer, and run."""
+        layer = self.viewer.layers.selection.active
+        record = None if layer is None else layer.metadata.get("knitworks")
+        if not isinstance(record, dict) or "recipe" not in record:
+            self._show_error(
+                "Select a layer that a run has made: its settings are in its metadata."
+            )
+            return
+        fields = {k: v for k, v in record["recipe"].items() if k != "recipe_version"}
+        try:
+            self.show_recipe(make_recipe(**fields))
+        except RecipeError as problem:
+            self._show_error(str(problem))
+            return
+        self.run()
 
     def _show_error(self, text: str) -> None:
         from napari.utils.notifications import show_error
@@ -373,10 +800,30 @@ class TaskWidget(QWidget):
         if self._layers is not None:
             self._layers.discard()
         self._device_timer.stop()
+        self._again_timer.stop()
+        self._remove_tried()
         for box in self.boxes:
             box.release()
         self.stop_watching()
         self.job = self._layers = None
+
+
+def noise_sigma(picture: np.ndarray) -> float:
+    """The noise's standard deviation by the median of diagonal Haar coefficients (Donoho 1995).
+
+    Parameters
+    ----------
+    picture : ndarray, shape (Y, X) or (Y, X, C)
+
+    Returns
+    -------
+    float
+        In grey levels; above 0.
+    """
+    values = np.asarray(picture, np.float64)[..., None]
+    values = values[: len(values) // 2 * 2, : values.shape[1] // 2 * 2]
+    fine = values[::2, ::2] - values[1::2, ::2] - values[::2, 1::2] + values[1::2, 1::2]
+    return float(np.nanmedian(np.abs(fine)) / 2 / 0.6745) or 1e-3
 
 
 def run_on_layers(
@@ -385,6 +832,7 @@ def run_on_layers(
     mask: Taken | None,
     shape: tuple[int, ...],
     cancel: CancelToken,
+    part: bool = False,
 ) -> Generator[Any, None, Result]:
     """Read the layers and run the recipe's task on them; for a worker thread.
 
@@ -397,6 +845,8 @@ def run_on_layers(
     shape : tuple of int
         Of the result.
     cancel : object with ``is_set()``
+    part : bool
+        The image is a part of its layer, so that it is no news that the mask reaches beyond it.
 
     Yields
     ------
@@ -412,7 +862,10 @@ def run_on_layers(
     import knitcore
 
     array = yield from read(image, cancel)
-    marks = None if mask is None else (yield from core_mask(mask, image, cancel))
+    marks = None
+    if mask is not None:
+        laying = core_mask(mask, image, cancel)
+        marks = drain(laying) if part else (yield from laying)
     source = core_image(image, array)
     steps = knitcore.run_steps(recipe, source, marks, cancel=cancel, previews=True)
     canvas, shown = None, 0.0

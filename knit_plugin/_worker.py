@@ -16,6 +16,7 @@ from knitcore import Cancelled, KnitError, Progress
 # Two fits would only slow each other down, and napari's workers swap `warnings.showwarning` while
 # they run, which overlapping runs would restore in the wrong order.
 _one_fit = threading.Lock()
+_waiting: list[Job] = []  # in the order in which they were started
 
 # Each event that reaches Qt makes the main thread wait for Python's lock while the fit holds it,
 # several times over: fewer of them keep the viewer quick.
@@ -60,7 +61,7 @@ class Job:
         on_end: Callable[[Outcome], None],
     ) -> None:
         self.cancelling = threading.Event()
-        self._steps = steps
+        self._steps: Steps | None = steps
         self._title = title
         self._on_event: Callable[[Any], None] | None = on_event
         self._on_end: Callable[[Outcome], None] | None = on_end
@@ -71,18 +72,14 @@ class Job:
         return self._title  # napari shows it when the window is closed in the middle of a run
 
     def start(self) -> None:
-        """Start the thread.
-
-        Raises
-        ------
-        RuntimeError
-            Another job is running: ask `busy` first.
-        """
+        """Start the thread, now or, where another job is running, at that one's end."""
         from napari.qt.threading import thread_worker
         from napari.utils import progress
 
         if not _one_fit.acquire(blocking=False):
-            raise RuntimeError("another fit is running")
+            _waiting.append(self)
+            self._receive(Progress(0.0, "waiting for another run to end"))
+            return
         try:
             worker = thread_worker(self._run)()
             # Plain functions: napari keeps the worker, the worker keeps them, whatever becomes of
@@ -101,6 +98,9 @@ class Job:
     def cancel(self) -> None:
         """Ask the task to stop; harmless at any time, and twice."""
         self.cancelling.set()
+        if self in _waiting:
+            _waiting.remove(self)
+            self._tell_end()
 
     def abandon(self) -> None:
         """Cancel, and tell the widget nothing any more: it is going away."""
@@ -111,6 +111,7 @@ class Job:
         last_progress = 0.0
         steps = None
         try:
+            assert self._steps is not None
             steps = self._steps(self.cancelling)
             while True:
                 event = next(steps)
@@ -139,6 +140,9 @@ class Job:
         finally:
             if steps is not None:
                 steps.close()
+            steps = None
+            self._steps = None
+            free_device_memory()
 
     def _receive(self, event: Any) -> None:
         if self._on_event is not None:
@@ -151,6 +155,11 @@ class Job:
 
     def _finish(self) -> None:
         _one_fit.release()
+        self._tell_end()
+        if _waiting and not busy():
+            _waiting.pop(0).start()
+
+    def _tell_end(self) -> None:
         bar, self._bar = self._bar, None
         on_end, self._on_event, self._on_end = self._on_end, None, None
         if bar is not None:
@@ -169,6 +178,14 @@ def busy() -> bool:
     bool
     """
     return _one_fit.locked()
+
+
+def free_device_memory() -> None:
+    """Give back what torch keeps of a GPU's memory for later; nothing where none was used."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def set_spinner_speed(percent: int) -> None:

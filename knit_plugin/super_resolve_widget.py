@@ -43,6 +43,7 @@ class SuperResolveWidget(TaskWidget):
     image_tip = "The image layer to enlarge; it is not changed."
     basic = BASIC
     advanced = ADVANCED
+    preview_side = 128
 
     def add_inputs(self, layers: QFormLayout) -> list[QWidget]:
         """Whether the kernel is wanted as a layer."""

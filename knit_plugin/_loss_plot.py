@@ -1,0 +1,80 @@
+"""The losses of the fit under way, as small curves."""
+
+from __future__ import annotations
+
+import math
+
+from qtpy.QtCore import QPointF, QSize, Qt
+from qtpy.QtGui import QPainter, QPaintEvent, QPalette, QPen, QPolygonF
+from qtpy.QtWidgets import QSizePolicy, QWidget
+
+MOST_POINTS = 240
+
+
+class LossPlot(QWidget):
+    """Losses against the share of the work done, on a logarithmic scale, in the theme's colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curves: dict[str, list[tuple[float, float]]] = {}
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setToolTip("Losses of the fit so far, on a logarithmic scale: left is the start.")
+        self.setAccessibleName("Losses of the fit")
+
+    def sizeHint(self) -> QSize:
+        """Low enough for a dock."""
+        return QSize(200, 56)
+
+    def clear(self) -> None:
+        """Before a run."""
+        self.curves = {}
+        self.update()
+
+    def add(self, done: float, losses: dict[str, float]) -> None:
+        """Add one value to each curve.
+
+        Parameters
+        ----------
+        done : float
+            0 to 1.
+        losses : dict of str to float
+            Values that have no logarithm are left out.
+        """
+        for name, value in losses.items():
+            if not (math.isfinite(value) and value > 0):
+                continue
+            curve = self.curves.setdefault(name, [])
+            curve.append((done, math.log10(value)))
+            if len(curve) > MOST_POINTS:
+                del curve[
+                    1:-1:2
+                ]  # every other one, so that a long fit costs no more than a short one
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the curves over each other, each over its own range."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        area = self.rect().adjusted(4, 4, -4, -4)
+        text = self.palette().color(QPalette.ColorRole.WindowText)
+        faint = self.palette().color(QPalette.ColorRole.WindowText)
+        faint.setAlphaF(0.25)
+        painter.setPen(QPen(faint, 1))
+        painter.drawLine(area.bottomLeft(), area.bottomRight())
+        styles = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine)
+        for number, curve in enumerate(self.curves.values()):
+            if len(curve) < 2:
+                continue
+            first, last = curve[0][0], max(curve[-1][0], curve[0][0] + 1e-6)
+            values = [value for _, value in curve]
+            low, span = min(values), max(max(values) - min(values), 1e-3)
+            painter.setPen(QPen(text, 1.2, styles[number % len(styles)]))
+            points = [
+                QPointF(
+                    area.left() + area.width() * (done - first) / (last - first),
+                    area.bottom() - area.height() * (value - low) / span,
+                )
+                for done, value in curve
+            ]
+            painter.drawPolyline(QPolygonF(points))
+        painter.end()

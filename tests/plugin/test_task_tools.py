@@ -1,0 +1,323 @@
+"""Preview, comparing, repeating, parts of stacks, waiting runs: what the task widgets share."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QApplication
+
+import knitcore
+from knit_plugin.denoise_widget import DenoiseWidget
+from knit_plugin.super_resolve_widget import SuperResolveWidget
+
+ROOT = Path(__file__).parents[2]
+Dock = Callable[..., tuple[Any, Any]]
+Wait = Callable[[Any], None]
+
+
+def names(viewer: Any) -> list[str]:
+    return [layer.name for layer in viewer.layers]
+
+
+@pytest.fixture
+def inpainted(dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray) -> tuple[Any, Any]:
+    viewer, widget = dock()
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    widget.run()
+    finish(widget)
+    return viewer, widget
+
+
+def test_a_preview_fills_what_is_in_view_and_leaves_before_the_run(
+    dock: Dock, finish: Wait
+) -> None:
+    big = np.add.outer(np.arange(600), np.arange(700)).astype(np.uint16)
+    mask = np.zeros(big.shape, np.uint8)
+    mask[295:303, 340:350] = 1
+    mask[10:14, 10:14] = 1
+    viewer, widget = dock()
+    viewer.add_image(big, name="cells", scale=(0.5, 0.5))
+    viewer.add_labels(mask, scale=(0.5, 0.5))
+    widget.preview_side = 64
+    widget.panel.preview_button.click()
+    finish(widget)
+    assert names(viewer) == ["cells", "mask", "cells (inpainted, preview)"]
+    shown = viewer.layers[-1]
+    assert shown.data.shape == (64, 64)
+    assert widget.panel.summary.text().startswith("Preview of 64 × 64 pixels: Filled 80 pixels")
+    corner = (np.asarray(shown.data_to_world((0, 0))) / 0.5).round().astype(int)
+    np.testing.assert_array_equal(shown.data[0, 0], big[tuple(corner)])
+
+    widget.preview()
+    finish(widget)
+    assert names(viewer) == ["cells", "mask", "cells (inpainted, preview)"]
+    widget.run()
+    finish(widget)
+    assert "cells (inpainted, preview)" not in names(viewer)
+    assert viewer.layers["cells (inpainted)"].data.shape == big.shape
+
+
+def test_a_setting_changed_in_a_preview_starts_it_again(
+    dock: Dock, qtbot: Any, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock(steps=100_000)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    widget.form.inputs["ensemble"].value = 16
+    widget.preview()
+    first = widget.job
+    widget.form.inputs["ensemble"].value = 1
+    widget.form.inputs["seed"].value = 9
+    qtbot.waitUntil(lambda: widget.job is not None and widget.job is not first, timeout=60_000)
+    finish(widget)
+    (shown,) = [layer for layer in viewer.layers if "preview" in layer.name]
+    assert shown.metadata["knitworks"]["recipe"]["seed"] == 9
+    assert shown.metadata["knitworks"]["recipe"]["steps"] == 300  # not the 100,000 of a full run
+
+
+def test_one_click_shows_the_source_and_the_next_the_result(inpainted: tuple[Any, Any]) -> None:
+    viewer, widget = inpainted
+    result = viewer.layers["cells (inpainted)"]
+    widget.toggle_action.trigger()
+    assert not result.visible
+    assert viewer.layers["cells"].visible
+    widget.toggle_action.trigger()
+    assert result.visible
+
+
+def test_std_lies_over_the_result_half_transparent(inpainted: tuple[Any, Any]) -> None:
+    viewer, widget = inpainted
+    std = viewer.layers["cells (std)"]
+    widget.std_action.trigger()
+    assert (std.visible, std.opacity, std.blending) == (True, 0.5, "translucent")
+    widget.std_action.trigger()
+    assert not std.visible
+
+
+def test_the_residual_is_source_minus_result(inpainted: tuple[Any, Any], slope: np.ndarray) -> None:
+    viewer, widget = inpainted
+    widget.residual_action.trigger()
+    filled = viewer.layers["cells (inpainted)"].data.astype(np.float32)
+    np.testing.assert_array_equal(viewer.layers["cells (residual)"].data, slope - filled)
+
+
+def test_another_method_fills_the_same_hole_in_a_layer_of_its_own(
+    inpainted: tuple[Any, Any], finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    from knitcore.baselines.classical import inpaint_harmonic
+
+    viewer, widget = inpainted
+    widget.compare_with("harmonic")
+    finish(widget)
+    other = viewer.layers["cells (harmonic)"].data
+    np.testing.assert_allclose(other[hole > 0], inpaint_harmonic(slope, hole > 0)[hole > 0])
+    np.testing.assert_array_equal(other[hole == 0], slope[hole == 0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shape"),
+    [(DenoiseWidget, "nlm", (40, 48)), (SuperResolveWidget, "bicubic", (80, 96))],
+)
+def test_the_other_tasks_are_compared_too(
+    dock_task: Dock, finish: Wait, slope: np.ndarray, kind: Any, name: str, shape: tuple[int, ...]
+) -> None:
+    viewer, widget = dock_task(kind)
+    viewer.add_image(np.stack([slope, slope + 1]), name="cells", axis_labels=("t", "y", "x"))
+    viewer.dims.set_current_step(0, 1)
+    widget.compare_with(name)
+    finish(widget)
+    layer = viewer.layers[f"cells ({name})"]
+    assert layer.data.shape == (1, *shape)
+    np.testing.assert_allclose(layer.data_to_world((0, 0, 0))[0], 1)
+
+
+def test_a_run_can_be_on_the_current_plane_or_on_some(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock()
+    stack = np.stack([slope + i for i in range(5)])
+    viewer.add_image(stack, name="movie", axis_labels=("t", "y", "x"), scale=(3, 1, 1))
+    viewer.add_labels(hole)
+    viewer.dims.set_current_step(0, 2)
+    widget.part.setCurrentIndex(1)
+    widget.run()
+    finish(widget)
+    one = viewer.layers["movie (inpainted)"]
+    assert one.data.shape == (1, 40, 48)
+    np.testing.assert_array_equal(one.data[0][hole == 0], stack[2][hole == 0])
+    np.testing.assert_allclose(one.data_to_world((0, 0, 0)), (6, 0, 0))
+    viewer.layers.remove(one)
+
+    widget.part.setCurrentIndex(2)
+    widget.first.setValue(3)
+    widget.last.setValue(4)
+    widget.run()
+    finish(widget)
+    two = viewer.layers["movie (inpainted)"]
+    np.testing.assert_array_equal(two.data[:, hole == 0], stack[3:][:, hole == 0])
+    np.testing.assert_allclose(two.data_to_world((0, 0, 0)), (9, 0, 0))
+
+
+def test_of_a_lazy_stack_only_the_planes_asked_for_are_computed(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    import dask.array
+
+    computed: list[int] = []
+
+    def note(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info:
+            computed.append(block_info[0]["chunk-location"][0])
+        return block
+
+    stack = dask.array.from_array(np.stack([slope] * 6), chunks=(1, 40, 48))
+    lazy = stack.map_blocks(note, dtype=stack.dtype)
+    viewer, widget = dock()
+    viewer.add_image(lazy, name="movie", axis_labels=("t", "y", "x"), contrast_limits=(0, 2000))
+    viewer.add_labels(hole)
+    viewer.dims.set_current_step(0, 4)
+    widget.part.setCurrentIndex(1)
+    computed.clear()
+    widget.run()
+    finish(widget)
+    assert set(computed) == {4}
+
+
+@pytest.mark.parametrize("how", ["command", "python"])
+def test_what_is_copied_gives_the_same_pixels(
+    inpainted: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    viewer, widget = inpainted
+    folder = tmp_path / "my inputs"
+    folder.mkdir()
+    monkeypatch.setattr(widget, "ask_folder", lambda: str(folder))
+    {"command": widget.copy_command, "python": widget.copy_python}[how]()
+    text = QApplication.clipboard().text()
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
+    if how == "command":
+        words = shlex.split(text)
+        assert words[0] == "knit"
+        call = [sys.executable, "-m", "knit_cli", *words[1:]]
+    else:
+        (tmp_path / "again.py").write_text(text, encoding="utf-8")
+        call = [sys.executable, str(tmp_path / "again.py")]
+    done = subprocess.run(
+        call, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    again = knitcore.read_image(folder / "cells_inpainted.tif").data
+    np.testing.assert_array_equal(again, viewer.layers["cells (inpainted)"].data)
+
+
+def test_a_recipe_is_saved_and_loaded_with_fields_that_have_no_input(
+    dock: Dock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from knit_plugin import _task_widget
+
+    _, widget = dock()
+    mine = knitcore.Inpaint(seed=8, steps=41, width=48, mask_label=2)
+    file = tmp_path / "mine.yaml"
+    knitcore.save_recipe(mine, file)
+    dialogs = _task_widget.QFileDialog
+    monkeypatch.setattr(dialogs, "getOpenFileName", lambda *_: (str(file), ""))
+    widget.load_recipe_from()
+    assert widget.recipe() == mine
+    copy = tmp_path / "copy.json"
+    monkeypatch.setattr(dialogs, "getSaveFileName", lambda *_: (str(copy), ""))
+    widget.save_recipe_as()
+    assert knitcore.load_recipe(copy) == mine
+
+
+def test_a_result_layer_runs_again_with_its_settings(
+    inpainted: tuple[Any, Any], finish: Wait
+) -> None:
+    viewer, widget = inpainted
+    first = viewer.layers["cells (inpainted)"]
+    widget.form.inputs["seed"].value = 77
+    viewer.layers.selection.active = first
+    widget.run_again()
+    finish(widget)
+    again = viewer.layers["cells (inpainted) [1]"]
+    np.testing.assert_array_equal(again.data, first.data)
+
+
+def test_a_run_leaves_nothing_behind_but_its_layers(inpainted: tuple[Any, Any]) -> None:
+    import torch
+
+    viewer, widget = inpainted
+    data = weakref.ref(viewer.layers["cells (inpainted)"].data)
+    threads = torch.get_num_threads()
+    viewer.layers.clear()
+    gc.collect()
+    held = data()
+    assert held is None or not [
+        o for o in gc.get_referrers(held) if o is widget or o is vars(widget)
+    ]
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_losses_are_drawn(inpainted: tuple[Any, Any], qtbot: Any) -> None:
+    from qtpy.QtGui import QColor
+
+    plot = inpainted[1].panel.plot
+    plot.clear()
+    plot.resize(200, 56)
+    empty = plot.grab().toImage()
+    for i in range(1000):
+        plot.add(i / 1000, {"recon": 1 / (1 + i), "bad": float("nan")})
+    assert set(plot.curves) == {"recon"}
+    assert len(plot.curves["recon"]) <= 240
+    drawn = plot.grab().toImage()
+    assert drawn != empty
+    assert isinstance(drawn.pixelColor(0, 0), QColor)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_the_widget_looks_like_this_in_both_themes(
+    dock: Dock,
+    qtbot: Any,
+    finish: Wait,
+    tmp_path: Path,
+    theme: str,
+    slope: np.ndarray,
+    hole: np.ndarray,
+) -> None:
+    """Also makes the pictures in the docs, as docs/napari.md says."""
+    from napari.settings import get_settings
+
+    viewer, widget = dock(show=True, steps=60)
+    viewer.theme = theme
+    get_settings().appearance.theme = theme
+    viewer.window._qt_window.resize(1000, 760)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole, name="damage")
+    widget.run()
+    finish(widget)
+    qtbot.wait(300)
+    assert widget.width() <= 420
+    assert widget.minimumSizeHint().width() <= 420
+    assert widget.panel.plot.curves
+    buttons = [widget.panel.preview_button, widget.panel.run_button, widget.panel.cancel_button]
+    buttons += [widget.panel.compare_button, widget.panel.repeat_button]
+    for button in buttons:  # no text is cut off
+        assert button.width() >= button.fontMetrics().horizontalAdvance(button.text())
+    picture = widget.grab()
+    file = tmp_path / f"widget_{theme}.png"
+    assert picture.save(str(file))
+    colour = picture.toImage().pixelColor(2, 2)
+    assert (colour.lightness() > 128) == (theme == "light")
+    if os.environ.get("KNIT_UPDATE_SCREENSHOTS"):
+        shutil.copy(file, ROOT / "docs" / "images" / f"widget_{theme}.png")
