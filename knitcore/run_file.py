@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from knitcore.errors import RecipeError
+from knitcore.masks import NUMBERED
 from knitcore.recipe import (
     RUN_SECTIONS,
     Recipe,
@@ -165,7 +166,7 @@ def save_run(run: RunFile, path: str | Path) -> None:
 
 def _is_word(mask: str) -> bool:
     word = mask.lower()
-    return word in ("nan", "saturated", "alpha") or word.startswith(("value=", "suffix:"))
+    return word in ("nan", "saturated", "hot", "alpha") or word.startswith(("suffix:", *NUMBERED))
 
 
 class _Place:

@@ -348,7 +348,9 @@ def _check_space(task: FileTask, image: Any) -> None:
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a task found out, for the line on stdout."""
     facts: dict[str, Any] = {
-        name: record[name] for name in ("regions", "noise", "residual") if name in record
+        name: record[name]
+        for name in ("regions", "validation", "noise", "residual")
+        if name in record
     }
     if "mask" in record:
         facts |= {name: record["mask"][name] for name in ("filled", "fraction")}
