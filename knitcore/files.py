@@ -74,6 +74,20 @@ _SUFFIXES = {
 }
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is a folder of files, rather than a Zarr folder, which counts as a file.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+    """
+    return os.path.isdir(path) and not is_zarr(path)
+
+
 def split_suffix(path: str | Path) -> tuple[str, str]:
     """Split a file name into stem and suffix, with ".ome.tif" and ".ome.zarr" as one suffix.
 

@@ -14,7 +14,7 @@ import click
 
 from knit_cli.listing import READABLE, Listed, side_name
 from knitcore.errors import FileError, InputError
-from knitcore.files import record_path, split_suffix
+from knitcore.files import is_folder, record_path, split_suffix
 from knitcore.masks import NUMBERED, WORDS, parse_value
 
 WRITABLE = (".tif", ".tiff", ".png", ".npy", ".zarr")
@@ -113,7 +113,7 @@ def without_helpers(
     list of Listed
     """
     helpers: list[Path] = [one for one in (mask, kernel) if isinstance(one, Path)]
-    if (isinstance(mask, Path) and mask.is_dir()) or is_suffix(mask):
+    if (isinstance(mask, Path) and is_folder(mask)) or is_suffix(mask):
         found = (find_mask(image.path, mask_folder(image, mask), mask) for image in images)
         helpers += [one for one in found if isinstance(one, Path)]
     taken = {(s.st_dev, s.st_ino) for path in helpers if (s := _stat(path)) is not None}
@@ -167,7 +167,7 @@ def find_mask(image: Path, folder: Path, mask: Path | str | None = None) -> Path
     own = _same(image.parent, folder)
     exact = folder / image.name
     ending = mask.removeprefix("suffix:") if isinstance(mask, str) and is_suffix(mask) else "_mask"
-    if not own and exact.is_file():
+    if not own and exact.exists() and not is_folder(exact):
         return exact
     try:
         # kept for the folder as it is now: thousands of images share one
@@ -238,7 +238,7 @@ def plan_jobs(
     jobs = []
     for image in images:
         chosen, fault = mask, ""
-        if (isinstance(mask, Path) and mask.is_dir()) or is_suffix(mask):
+        if (isinstance(mask, Path) and is_folder(mask)) or is_suffix(mask):
             found = find_mask(image.path, mask_folder(image, mask), mask)
             chosen, fault = (found, "") if isinstance(found, Path) else (None, found)
         if out and folder is None:
@@ -260,7 +260,7 @@ def _folder(out: str | None, many: bool) -> Path | None:
     if out is None:
         return None
     path = Path(out)
-    if many or path.is_dir() or out.endswith(("/", os.sep)):
+    if many or is_folder(path) or out.endswith(("/", os.sep)):
         if path.exists() and not path.is_dir():
             raise click.UsageError(f"-o {out}: must be a folder for several inputs, is a file")
         return path
@@ -367,7 +367,7 @@ def _with_fault(job: Job, overwrite: bool) -> Job:
     for path in job.outputs():
         if len(os.fsencode(path.name)) > 255:
             return replace(job, fault=f"{path}: the output's name is longer than 255 bytes")
-        if path.is_dir():
+        if is_folder(path):
             return replace(job, fault=f"{path}: is a folder, where the output should go")
         if os.path.lexists(path) and not overwrite:
             return replace(job, fault=f"{path}: exists; use --overwrite, or another -o")
@@ -414,6 +414,6 @@ def recorded_mask(record: dict, record_file: Path, image: Path) -> Path | str | 
         return parse_mask(str(mask["word"]))
     name = Path(str(mask.get("name"))).name
     for folder in (image.parent, record_file.parent):
-        if (folder / name).is_file():
+        if (folder / name).exists() and not is_folder(folder / name):
             return folder / name
     raise FileError(f"the record's mask {name} is not beside the image; name it with --mask")

@@ -361,7 +361,8 @@ def _mask(
             mask = recorded_mask(record, Path(source), image)
         except FileError as error:
             raise WrongPlan(shown(f"{source}: {error}")) from None
-    if mask is None and recipe.alpha_channel == "keep" and not recipe.saturated_as_hole:
+    marked = recipe.alpha_channel == "mask" or recipe.saturated_as_hole
+    if mask is None and not marked and not values["missing_as_hole"]:
         raise click.UsageError(
             "what is to be filled? Give --mask: an image, a folder, nan, saturated, alpha or value=0"
         )
