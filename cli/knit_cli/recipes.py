@@ -11,6 +11,7 @@ from knit_cli.main import USAGE, WrongPlan
 from knit_cli.render import shown
 from knitcore.errors import RecipeError
 from knitcore.recipe import PRESETS, RECIPES, Recipe, load_recipe, make_recipe, recipe_fields
+from knitcore.run_file import load_run
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _task_option = click.option(
@@ -41,7 +42,7 @@ def check(ctx: click.Context, files: tuple[str, ...]) -> None:
     wrong = 0
     for file in files:
         try:
-            load_recipe(file)
+            load_run(file, allow_outside=True)  # a recipe is a run file without sections
             click.echo(f"{shown(file)}: valid")
         except RecipeError as error:
             wrong += 1

@@ -149,7 +149,7 @@ BATCH = [
         section="Batch",
         type=Range(float, min=0, min_open=True),
         metavar="HOURS",
-        help="Do not begin a run that would take longer. [default: 168]",
+        help="Do not begin a run that would take longer. [default: 720]",
     ),
     _option("-y", "--yes", section="Batch", help="Begin it all the same."),
     _option(

@@ -143,3 +143,22 @@ def test_cores_and_cards_are_shared_out(monkeypatch):
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["2", "5", "2"]
     assert int(found[0]["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 3)
     assert "CUDA_VISIBLE_DEVICES" not in worker_environments(3, "cpu")[0]
+
+
+def test_stopping_at_once_ends_even_what_does_not_listen(tmp_path):
+    level = [0]
+
+    def tasks():
+        yield "hang"
+        raise AssertionError("a task was begun after the stop")
+
+    class Later:
+        """Pressed twice, a moment after the file was begun."""
+
+        def __call__(self):
+            if executor._workers and executor._workers[0].task:
+                level[0] = 2
+            return level[0]
+
+    executor = Processes(faulty_workers.work, 1, scratch=tmp_path, pressed=Later())
+    assert dict(executor.run(tasks()))["hang"]["status"] == "stopped"
