@@ -7,9 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from knit_plugin._settings import set_inputs
 from knitcore import RecipeError, load_recipe
-from knitcore.recipe import MAX_RECIPE_BYTES, MAX_RECORD_BYTES, RECIPES, Recipe, make_recipe
+from knitcore.recipe import MAX_RECIPE_BYTES, MAX_RECORD_BYTES, RECIPES
 
 TITLES = {"inpaint": "Inpaint", "denoise": "Denoise", "super-resolve": "Super-resolve"}
 WIDGETS = {
@@ -85,22 +84,15 @@ def open_settings(path: str) -> list[tuple[None]]:
         The file cannot be used; napari shows it.
     """
     import napari
-    from napari.utils.notifications import show_info, show_warning
+    from napari.utils.notifications import show_info
 
     viewer = napari.current_viewer()
     if viewer is None:
         raise RecipeError(f"{path}: settings are opened in a viewer, and there is none")
     recipe = load_recipe(path)
     widget = open_widget(viewer, TITLES[recipe.task])
-    left = show_recipe(widget, recipe)
-    name = Path(path).name
-    if left:
-        show_warning(
-            f"{name}: {', '.join(left)} cannot be set in the widget; "
-            f"use `knit {recipe.task} --recipe` for exactly these settings"
-        )
-    else:
-        show_info(f"Settings of {name}: see {TITLES[recipe.task]} (Knitworks)")
+    widget.show_recipe(recipe)
+    show_info(f"Settings of {Path(path).name}: see {TITLES[recipe.task]} (Knitworks)")
     return NO_LAYER
 
 
@@ -130,29 +122,3 @@ def open_widget(viewer: Any, title: str) -> Any:
     widget = getattr(import_module(f"knit_plugin.{module}"), kind)(viewer)
     viewer.window.add_dock_widget(widget, name=name, tabify=True)
     return widget
-
-
-def show_recipe(widget: Any, recipe: Recipe) -> list[str]:
-    """Fill in a task widget's inputs.
-
-    Parameters
-    ----------
-    widget : TaskWidget
-    recipe : Recipe
-        Of the widget's task.
-
-    Returns
-    -------
-    list of str
-        Fields for which the widget would run with another value, because it has no input for them.
-    """
-    fields = recipe.model_dump(mode="json")
-    forms = [widget.form, getattr(widget, "mask_form", None)]
-    for form in forms:
-        if form is not None:
-            set_inputs(form.inputs, {k: v for k, v in fields.items() if k in form.inputs})
-    try:
-        shown = make_recipe(recipe.task, **widget.fields()).model_dump(mode="json")
-    except RecipeError:
-        return []  # told when Run is pressed
-    return [name for name, value in fields.items() if shown[name] != value]

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSizePolicy,
+    QSpinBox,
     QTableWidget,
     QTableWidgetItem,
     QToolButton,
@@ -33,12 +34,13 @@ from knit_plugin._recipe_form import add_row, form_layout
 from knit_plugin._run_panel import wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
 from knitcore import InputError, KnitError, load_recipe
-from knitcore.files import record_path, split_suffix
-from knitcore.recipe import RECIPES, Recipe, SuperResolve, make_recipe, recipe_fields
+from knitcore.recipe import RECIPES, Recipe, make_recipe
+from knitcore.run_file import Executor, RunFile, Source, Target, save_run
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 KILL_AFTER = 10_000  # ms from a polite stop to one that cannot be refused
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+RUN_FILE = "knit-run.yaml"
 SIGNS = {WAITING: "·", RUNNING: "…", DONE: "✓", FAILED: "✗", STOPPED: "–"}
 
 
@@ -104,6 +106,7 @@ class BatchWidget(QWidget):
         self._stopping = False
         self._errors = ""
         self._half = b""
+        self._of: tuple[str, ...] = ()  # inputs that the table's states are of
         self._dock: Any = None
 
         self.task_box = QComboBox()
@@ -113,6 +116,8 @@ class BatchWidget(QWidget):
         self.mask_path = PathInput("any", "folder, file, nan, saturated, hot, …")
         self.recipe = PathInput("file", "defaults")
         self.target = PathInput("new folder")
+        self.jobs_box = QSpinBox()
+        self.jobs_box.setRange(1, max(1, os.cpu_count() or 1))
         self.replace_box = QCheckBox()
         self.run_button = QPushButton("Run")
         self.run_button.setToolTip("Start, or go on with the files that are not done.")
@@ -164,6 +169,8 @@ class BatchWidget(QWidget):
         tip = "A recipe (.yaml) or the record of a run (.knit.json); empty: the defaults."
         add_row(rows, "Recipe", self.recipe, tip)
         add_row(rows, "Results", self.target, "Folder for the results and their records.")
+        tip = "How many files at a time, each in a process of its own with a torch of its own."
+        add_row(rows, "At once", self.jobs_box, tip)
         tip = "Write over results of other settings in that folder. Otherwise such a file fails."
         add_row(rows, "Replace results", self.replace_box, tip)
         self.table.setHorizontalHeaderLabels(["", "File", "What came out"])
@@ -270,19 +277,24 @@ class BatchWidget(QWidget):
             if self.task_box.currentText() == "inpaint" and not self.mask_path.text:
                 raise InputError("Say what is to be filled: a mask, or a word such as nan.")
         except (KnitError, OSError) as problem:
-            self._fill([], None)
+            self._fill([])
             self._say(str(problem))
             self.run_button.setEnabled(False)
             self.stop_button.setEnabled(False)
             return
         self._say("")
-        self._fill(files, recipe)
+        lines = (line.text() for line in self._inputs().values())
+        asked = (recipe.model_dump_json(), *lines)
+        if asked != self._of:  # what came of other settings says nothing
+            self._fill([])
+            self._of = asked
+        self._fill(files)
         self.run_button.setEnabled(True)
         self.stop_button.setEnabled(False)
         left = sum(state != DONE for state in self.states.values())
         self.run_button.setText("Resume" if 0 < left < len(files) else "Run")
 
-    def _fill(self, files: list[Path], recipe: Recipe | None) -> None:
+    def _fill(self, files: list[Path]) -> None:
         before = {path: (self.states[path], self._text(path)) for path in self.rows}
         self.table.setRowCount(len(files))
         self.rows = {path: row for row, path in enumerate(files)}
@@ -293,16 +305,7 @@ class BatchWidget(QWidget):
             self.table.setItem(row, 0, QTableWidgetItem())
             self.table.setItem(row, 1, name)
             self.table.setItem(row, 2, QTableWidgetItem())
-            state, text = before.get(path, (WAITING, ""))
-            if state == DONE or recipe is None:
-                state, text = WAITING, ""
-            if recipe is not None:
-                output = Path(self.target.text).expanduser() / output_name(path, recipe)
-                self.outputs[path] = output
-                mask = self.mask_path.text if recipe.task == "inpaint" else ""
-                if is_done(output, recipe, mask):
-                    state, text = DONE, "done before"
-            self._set(path, state, text)
+            self._set(path, *before.get(path, (WAITING, "")))
 
     def _text(self, path: Path) -> str:
         item = self.table.item(self.rows[path], 2)
@@ -332,17 +335,37 @@ class BatchWidget(QWidget):
         -------
         list of str
         """
-        left = [str(path) for path, state in self.states.items() if state != DONE]
-        task = self.task_box.currentText()
-        arguments = ["-m", "knit_cli", task, "--json"]
-        if self.replace_box.isChecked():
-            arguments.append("--overwrite")
-        arguments += ["--output", str(Path(self.target.text).expanduser()) + os.sep]
-        if task == "inpaint":
-            arguments += ["--mask", self.mask_path.text]
-        if self.recipe.text:
-            arguments += ["--recipe", str(Path(self.recipe.text).expanduser())]
-        return [*arguments, "--", *left]
+        # the paths of the file lie anywhere, for it is we who wrote them
+        return ["-m", "knit_cli", "run", str(self.run_path), "--allow-outside", "--events", "json"]
+
+    @property
+    def run_path(self) -> Path:
+        """Where the run file is written: among the results, to repeat the batch with `knit run`."""
+        return Path(self.target.text).expanduser().absolute() / RUN_FILE
+
+    def run_file(self) -> RunFile:
+        """What the widget asks for, as `knit run` takes it.
+
+        Returns
+        -------
+        RunFile
+        """
+        mask = None
+        if self.task_box.currentText() == "inpaint":
+            mask = self.mask_path.text
+            path = Path(mask).expanduser()
+            mask = str(path.absolute()) if path.exists() else mask
+        patterns = self.pattern.text().split()
+        return RunFile(
+            recipe=self.make_recipe(),
+            source=Source(
+                images=[str(Path(self.source.text).expanduser().absolute())],
+                include=[pattern for pattern in patterns if pattern != "*"],
+                mask=mask,
+            ),
+            target=Target(folder=str(self.run_path.parent), overwrite=self.replace_box.isChecked()),
+            executor=Executor(jobs=self.jobs_box.value()),
+        )
 
     def run(self) -> None:
         """Start the child process on all that is not done."""
@@ -351,19 +374,15 @@ class BatchWidget(QWidget):
         self.check()
         if not self.run_button.isEnabled():
             return
-        left = [path for path, state in self.states.items() if state != DONE]
-        if not left:
-            self.summary.setText("All files are done. Their results lie in the folder.")
-            return
         try:
-            Path(self.target.text).expanduser().mkdir(parents=True, exist_ok=True)
+            self.run_path.parent.mkdir(parents=True, exist_ok=True)
+            save_run(self.run_file(), self.run_path)
         except OSError as error:
-            self._fail(f"{self.target.text}: cannot be made: {error.strerror}")
+            self._fail(f"{self.target.text}: cannot write there: {error.strerror}")
             return
         self._keep()
-        for path in left:
+        for path in self.rows:
             self._set(path, WAITING, "")
-        self._set(left[0], RUNNING, "")
         self._stopping, self._errors, self._half = False, "", b""
         process = QProcess(self)
         environment = QProcessEnvironment.systemEnvironment()
@@ -412,7 +431,7 @@ class BatchWidget(QWidget):
                 told = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(told, dict):
+            if isinstance(told, dict) and "event" in told:
                 self._take(told)
 
     def _read_errors(self) -> None:
@@ -421,18 +440,21 @@ class BatchWidget(QWidget):
             self._errors = (self._errors + text)[-4000:]
 
     def _take(self, told: dict[str, Any]) -> None:
-        path = Path(str(told.get("input", "")))
+        path = Path(self.source.text).expanduser() / str(told.get("file", ""))
         if path not in self.rows:
             return
-        if told.get("status") == "done":
-            self.outputs[path] = Path(told["output"])
-            self._set(path, DONE, f"{told.get('seconds', 0):.1f} s")
-        elif told.get("status") == "failed":
-            reason = str(told.get("error", "")).removeprefix(f"{path}: ")
-            self._set(path, FAILED, reason)
-        following = [one for one, state in self.states.items() if state == WAITING]
-        if following and RUNNING not in self.states.values():
-            self._set(following[0], RUNNING, "")
+        if told["event"] == "progress":
+            self._set(path, RUNNING, f"{100 * told.get('progress', 0):.0f} %")
+            return
+        if told["event"] != "file":
+            return
+        state = told.get("state")
+        if state in ("done", "skipped"):
+            self.outputs[path] = self.run_path.parent / str(told["output"])
+            seconds = told.get("seconds")
+            self._set(path, DONE, f"{seconds:.1f} s" if seconds else "done before")
+        elif state == "failed":
+            self._set(path, FAILED, str(told.get("reason", "")))
         self._count()
 
     def _count(self) -> None:
@@ -534,50 +556,3 @@ class BatchWidget(QWidget):
         if self.process is not None:
             self.stop()
             self.process.waitForFinished(KILL_AFTER)
-
-
-def output_name(path: Path, recipe: Recipe) -> str:
-    """The name that `knit` gives a result.
-
-    Parameters
-    ----------
-    path : Path
-        The image.
-    recipe : Recipe
-
-    Returns
-    -------
-    str
-    """
-    stem, suffix = split_suffix(path)
-    if suffix.lower() in (".jpg", ".jpeg"):
-        suffix = ".png"  # what was fitted is not to be compressed with loss
-    if isinstance(recipe, SuperResolve):
-        return f"{stem}_x{'x'.join(f'{factor:g}' for factor in recipe.factors)}{suffix}"
-    ending = {"inpaint": "_inpainted", "denoise": "_denoised"}
-    return f"{stem}{ending[recipe.task]}{suffix}"
-
-
-def is_done(output: Path, recipe: Recipe, mask: str) -> bool:
-    """Whether a result is there, made by this recipe and with such a mask.
-
-    Parameters
-    ----------
-    output : Path
-    recipe : Recipe
-    mask : str
-        As written in the widget: a word, or a path.
-
-    Returns
-    -------
-    bool
-    """
-    try:
-        record = json.loads(record_path(output).read_text(encoding="utf-8"))
-        known = record["files"].get("mask") or {}
-        # of a mask from a file only its being one is known here; `knit` compares no further
-        alike = known.get("word") == mask if "word" in known else bool(mask) == bool(known)
-        same = record["recipe"] == recipe_fields(recipe)
-        return alike and same and output.stat().st_size > 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False

@@ -126,3 +126,13 @@ def test_a_mask_grows_in_its_own_plane_only() -> None:
     grown = grow_mask(mask, 2)
     assert grown.sum(axis=(1, 2)).tolist() == [0, 13, 0]
     np.testing.assert_array_equal(grow_mask(grown, -2), mask)
+
+
+@pytest.mark.parametrize("word", ["hot", "above=4000", "below=-3", "nan", "value=0"])
+def test_the_words_of_a_run_file_are_no_paths(tmp_path: Path, word: str) -> None:
+    from knitcore.run_file import RunFile, Source, load_run, save_run
+
+    file = tmp_path / "night.yaml"
+    save_run(RunFile(recipe=Inpaint(), source=Source(images=["scans"], mask=word)), file)
+    assert load_run(file).source.mask == word
+    assert load_run(file).source.images == [str(tmp_path / "scans")]

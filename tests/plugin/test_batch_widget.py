@@ -14,6 +14,7 @@ import tifffile
 
 import knitcore
 from knit_plugin.batch_widget import DONE, FAILED, STOPPED, BatchWidget
+from knitcore.run_file import load_run
 
 ROOT = Path(__file__).parents[2]
 WAIT = 120_000
@@ -81,6 +82,11 @@ def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
     same = knitcore.inpaint(image, "value=0", knitcore.load_recipe(tmp_path / "recipe.yaml"))
     np.testing.assert_array_equal(knitcore.read_image(target / "a_inpainted.tif").data, same.image)
 
+    # the file it wrote says all of it
+    run_file = load_run(target / "knit-run.yaml", allow_outside=True)
+    assert run_file.source.images == [str(folder)]
+    assert run_file.source.mask == "value=0"
+
     widget.table.cellDoubleClicked.emit(0, 1)
     assert [layer.name for layer in viewer.layers] == ["a.tif", "a_inpainted.tif"]
 
@@ -104,9 +110,11 @@ def test_stop_leaves_whole_files_and_run_goes_on(
     widget.stop()
     over(widget)
     assert states(widget) == {"a.tif": DONE, "c.tif": STOPPED}
-    assert sorted(file.name for file in target.iterdir()) == [
+    assert sorted(file.name for file in target.iterdir() if file.name[0] != ".") == [
         "a_inpainted.tif",
         "a_inpainted.tif.knit.json",
+        "knit-report.jsonl",
+        "knit-run.yaml",
     ]
     assert widget.run_button.text() == "Resume"
 
@@ -117,12 +125,13 @@ def test_stop_leaves_whole_files_and_run_goes_on(
     assert states(widget) == {"a.tif": DONE, "c.tif": DONE}
     assert (target / "a_inpainted.tif").stat().st_mtime_ns == before
 
-    # a new session sees what is done
+    # a new session opens with the same inputs and finds what is done
     _, other = dock_task(BatchWidget)
-    assert states(other) == {"a.tif": DONE, "c.tif": DONE}
     other.run_button.click()
-    assert other.process is None
-    assert "All files are done" in other.summary.text()
+    over(other)
+    assert states(other) == {"a.tif": DONE, "c.tif": DONE}
+    assert other.table.item(1, 2).text() == "done before"
+    assert (target / "a_inpainted.tif").stat().st_mtime_ns == before
 
 
 def test_what_is_missing_is_said_before_the_run(
