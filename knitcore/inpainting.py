@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
 from knitcore.running import Run, coarse_numbers, saturation
+from knitcore.validation import LEAST_SHARE, HeldOut, held_out_holes, validation_figures
 
 if TYPE_CHECKING:
     import torch
@@ -169,6 +172,13 @@ def _inpaint(
             regions, deep = make_regions(np.asarray(missing.any(0)), recipe)
             jobs += [(plane, region, deep) for region in regions]
         run.total = sum(_cost(region, recipe) for _, region, _ in jobs)
+    held: list[HeldOut] = []
+    told = 0.0
+    if recipe.validation and jobs:
+        yield run.progress("find places like the holes")
+        held, told = held_out_holes(partial(_plane, source, hole, layout), jobs)
+        rate = run.total / len(jobs)
+        run.total += rate * len(held) if told >= LEAST_SHARE else 0.0
     if any(region.deep for _, region, _ in jobs):
         from knitcore.device import choose_device
 
@@ -189,6 +199,9 @@ def _inpaint(
             yield run.note(
                 f"{int(shown.sum())} filled pixels were transparent; they are opaque now"
             )
+    facts: dict[str, Any] = {}
+    if recipe.validation and jobs:
+        facts["validation"] = yield from _validate(run, hole, held, told, device, rate)
     run.total = run.done = 1.0
     yield run.progress("done")
     # the samples of a pixel are filled together: count pixels, not colours
@@ -202,8 +215,109 @@ def _inpaint(
             "fraction": filled / max(1, pixels.size),
         },
         regions=len(jobs),
+        **facts,
     )
     return Result(run.out, hole, run.std, record, source)
+
+
+def _plane(
+    image: Image, hole: np.ndarray, layout: Layout, plane: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and unknown pixels of a plane, (C, *spatial)."""
+    whole = tuple(slice(0, image.shape[a]) for a in layout.spatial)
+    index = box_index(image, layout, plane, whole)
+    values = to_canvas(np.asarray(image.data[index]), layout)
+    return values, to_canvas(hole[index], layout) | _transparent(image, index, layout)
+
+
+def _validate(
+    run: Run[Inpaint],
+    hole: np.ndarray,
+    held: list[HeldOut],
+    told: float,
+    device: torch.device | None,
+    rate: float,
+) -> Generator[Event, None, dict[str, Any] | None]:
+    """Fill the held-out holes by the same recipe, each in a copy of its surroundings."""
+    if told < LEAST_SHARE:
+        yield run.note(
+            "no figure for the expected error: this image has no known place large enough to hold out "
+            + ("a hole of the same shape" if not held else "most of its holes' shapes"),
+            "warning",
+        )
+        return None
+    clock, layout, recipe = time.monotonic(), run.layout, run.recipe
+    together = recipe.region == "image"  # one fit of the whole plane serves all its holes
+    planes = sorted({one.plane for one in held})
+    groups = (
+        [[one for one in held if one.plane == plane] for plane in planes]
+        if together
+        else [[one] for one in held]
+    )
+    errors, stds = [], []
+    for number, group in enumerate(groups, 1):
+        stage = f"held-out hole {number} of {len(groups)}"
+        first = group[0]
+        reach = math.ceil(max(recipe.margin, recipe.margin_factor * first.depth)) + 1
+        sides = [run.image.shape[a] for a in layout.spatial]
+        around = tuple(
+            slice(0, n) if together else slice(max(0, s.start - reach), min(n, s.stop + reach))
+            for s, n in zip(first.box, sides, strict=True)
+        )
+        index = box_index(run.image, layout, first.plane, around)
+        if run.image.axes.endswith("S"):
+            index = (*index[:-1], slice(None))  # with alpha
+        crop = replace(run.image, data=np.array(run.image.data[index]))
+        data = np.asarray(crop.data)
+        part = Run(crop, recipe, layout, data.copy(), np.zeros(data.shape, np.float32))
+        part.seconds = {"start": 0.0, "fit": 0.0}
+        base = tuple(0 for _ in layout.planes)
+        inner = box_index(crop, layout, base, tuple(slice(0, a.stop - a.start) for a in around))
+        hidden = np.zeros(to_canvas(hole[index][inner], layout).shape, bool)
+        places = []
+        for one in group:
+            places.append(
+                tuple(
+                    slice(s.start - a.start, s.stop - a.start)
+                    for s, a in zip(one.box, around, strict=True)
+                )
+            )
+            hidden[(slice(None), *places[-1])] |= one.hidden
+        lost = hole[index].copy()
+        canvas = to_canvas(lost[inner], layout) | hidden
+        lost[inner] = from_canvas(canvas, lost[inner].shape, layout)
+        regions, deep = make_regions(np.asarray(hidden.any(0)), recipe)
+        if device is None and any(region.deep for region in regions):
+            from knitcore.device import choose_device
+
+            device = choose_device(recipe.device)
+        for region in regions:
+            share = rate * len(group) / len(regions)
+            work = _fill_region(part, lost, base, region, deep, device, stage, False)
+            for event in work:
+                if not isinstance(event, Preview):
+                    yield run.progress(stage)
+            run.done += share
+        for place in places:
+            got, std = (
+                to_canvas(a[inner], layout)[(slice(None), *place)] for a in (part.out, part.std)
+            )
+            true = to_canvas(data[inner], layout)[(slice(None), *place)]
+            errors.append(got.astype(np.float64) - true.astype(np.float64))
+            stds.append(std)
+    run.seconds["validation"] = time.monotonic() - clock
+    whole = np.asarray(run.image.data)
+    truth = whole[~hole] if whole.size <= 2**22 else whole.reshape(-1)[:: whole.size // 2**20]
+    truth = truth[np.isfinite(truth)] if truth.dtype.kind == "f" else truth
+    figures = validation_figures(
+        errors, stds, [one.hidden for one in held], [one.share for one in held], truth
+    )
+    if told < 0.99:
+        yield run.note(
+            f"the expected error is that of {told:.0%} of the filled pixels: for the other holes no "
+            "known place is large enough"
+        )
+    return {**figures, "share": round(told, 3)}
 
 
 def _check_known(image: Image, layout: Layout, plane: tuple[int, ...], missing: np.ndarray) -> None:

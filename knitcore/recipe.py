@@ -234,6 +234,12 @@ class Inpaint(Recipe):
         False, description="Fill pixels at the highest value of an integer type."
     )
 
+    validation: bool = Field(
+        False,
+        description="Tell the expected error of this fill: holes of the same shapes are held out where "
+        "all is known, filled alike, and compared with the truth. Changes no pixel.",
+    )
+
     # what is fitted
     region: Literal["hole", "image"] = Field(
         "hole", description="Fit only the region round each hole, or the whole image."

@@ -58,11 +58,12 @@ ORDER = (
     "zarr_files",
     "vendor",
     "files",
+    "metrics",
+    "validation",
     "inpainting",
     "denoising",
     "super_resolution",
     "tasks",
-    "metrics",
 )
 
 

@@ -15,7 +15,7 @@ from knitcore.recipe import PRESETS, RECIPES
 _FIT = ("preset", "seed", "device")
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "inpaint": {
-        "Fit": (*_FIT, "ensemble", "steps"),
+        "Fit": (*_FIT, "ensemble", "steps", "validation"),
         "Mask": ("mask_label", "invert_mask", "alpha_channel", "saturated_as_hole"),
     },
     "denoise": {
@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 UNUSED = {"super-resolve": ("planes",)}  # axes that do not grow are worked through one by one
+FLAGS = {"validation": "validate"}  # options that read better as a verb
 ADVANCED, KNITWORK = "Advanced", "Knitwork (--method knitwork, as --preset paper)"
 METAVARS = {
     "device": "auto|cpu|cuda|mps",
@@ -130,7 +131,7 @@ def given_fields(task: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def _option(name: str, field: FieldInfo, section: str, task: str) -> Callable[[F], F]:
     text = _help(name, field, task)
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + FLAGS.get(name, name).replace("_", "-")
     kind: Any = field.annotation
     if kind is bool:
         both = f"{flag}/--no-{flag[2:]}"

@@ -133,11 +133,19 @@ def _filled(outcome: dict[str, Any]) -> str:
     filled, regions = outcome["filled"], outcome["regions"]
     if not filled:
         return "nothing to fill, copied"
-    return (
+    told = (
         f"{filled:,} {'pixel' if filled == 1 else 'pixels'} filled in "
         f"{regions:,} {'region' if regions == 1 else 'regions'}, "
         f"{outcome['seconds']:.1f} s"
     )
+    validation = outcome.get("validation")
+    if validation:
+        count = validation["holes"]
+        told += (
+            f"; expected error of this fill: ±{validation['rmse']:.3g} grey levels (RMSE over {count} "
+            f"held-out {'hole' if count == 1 else 'holes'} of the same shape)"
+        )
+    return told
 
 
 def _denoised(outcome: dict[str, Any]) -> str:

@@ -323,7 +323,9 @@ def _work(job: Job, plan: _Plan, terminal: Terminal, values: dict[str, Any]) -> 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a task found out, for the line on stdout."""
     facts: dict[str, Any] = {
-        name: record[name] for name in ("regions", "noise", "residual") if name in record
+        name: record[name]
+        for name in ("regions", "validation", "noise", "residual")
+        if name in record
     }
     if "mask" in record:
         facts |= {name: record["mask"][name] for name in ("filled", "fraction")}

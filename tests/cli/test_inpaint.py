@@ -30,6 +30,14 @@ def test_the_hole_is_filled_and_nothing_else_changes(folder, knit):
     assert said.stderr == ""
 
 
+def test_validate_tells_the_expected_error_in_the_line_and_the_record(folder, knit, record):
+    said = knit("inpaint", "cells.tif", "--mask", "dust.png", "--validate")
+    told = record("cells_inpainted.tif")["validation"]
+    assert f"expected error of this fill: ±{told['rmse']:.3g} grey levels" in said.stdout
+    assert f"(RMSE over {told['holes']} held-out hole" in said.stdout
+    assert said.stdout.count("\n") == 1
+
+
 def test_the_record_lies_beside_and_names_no_place_or_person(folder, knit, record):
     knit("inpaint", "cells.tif", "--mask", "dust.png", "--seed", 5)
     kept = record("cells_inpainted.tif")
