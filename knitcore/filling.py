@@ -6,12 +6,15 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from knitcore.harmonic import harmonic_fill
 from knitcore.kriging import kriging_steps
 from knitcore.recipe import Inpaint
 
 STRAY = 2.0  # a member whose fill is this many expected errors off the start is dropped
+RIM = 2.0  # known pixels so near a hole tell how restless each part of it is
+MAX_RIM = 2000  # of them at most: bounds the time
 
 
 def standardise(
@@ -146,3 +149,65 @@ def mix_members(
     scatter = share * (kept.var(0) + (1 - share) * (mean - base) ** 2)
     error[:, target] = np.sqrt(sure**2 + scatter)
     return fill, error, int((~keep).sum())
+
+
+def restlessness(
+    values: np.ndarray, known: np.ndarray, target: np.ndarray, step: tuple[float, ...]
+) -> np.ndarray:
+    """How the expected error is spread within a hole, by what its rim shows nearby.
+
+    A variogram holds for a whole region: it gives a hole between sky and twigs one error all over.
+    Here each pixel looks at the rim with weights 1 / distance^2, and takes the mean squared difference
+    e of neighbours there and the variance v of the values there, large where the sides of the hole
+    disagree. The factor is (e v)^(1/4), brought to a root mean square of 1, so that the size of the
+    error stays the variogram's. Powers and rim were chosen on Set5 by rank correlation with the error.
+
+    Parameters
+    ----------
+    values, known : ndarray, shape (C, *spatial)
+    target : ndarray of bool, shape (*spatial)
+    step : tuple of float
+        Relative pixel size along each spatial axis.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        A factor for each True pixel of the target; 1 where the rim tells nothing.
+    """
+    plain = np.ones(int(target.sum()))
+    seen = known.all(0)
+    rim = seen & (distance_transform_edt(~target) <= RIM)
+    places = np.argwhere(rim)
+    places = places[:: -(-len(places) // MAX_RIM) or 1]
+    if len(places) < 2 or not len(plain):
+        return plain
+    energy = np.zeros(target.shape)
+    for axis in range(target.ndim):
+        ahead = [slice(None)] * target.ndim
+        behind = list(ahead)
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        one, two = tuple(ahead), tuple(behind)
+        square = ((values[(slice(None), *one)] - values[(slice(None), *two)]) ** 2).mean(0)
+        square = np.where(seen[one] & seen[two], square, 0.0)
+        energy[one] += square
+        energy[two] += square
+    at = tuple(places.T)
+    rows = np.stack([energy[at], *values[(slice(None), *at)], *values[(slice(None), *at)] ** 2])
+    wanted = np.argwhere(target) * step
+    scaled = places * np.array(step)
+    means = np.empty((len(rows), len(wanted)))
+    for start in range(0, len(wanted), 2048):
+        part = slice(start, start + 2048)
+        # |a - b|^2 = |a|^2 - 2 a.b + |b|^2
+        square = (wanted[part] ** 2).sum(1)[:, None] + (scaled**2).sum(1)
+        square -= 2 * wanted[part] @ scaled.T
+        weight = 1 / np.maximum(square, min(step) ** 2)
+        means[:, part] = (rows @ weight.T) / weight.sum(1)
+    half = 1 + len(values)
+    variance = np.maximum(means[half:] - means[1:half] ** 2, 0.0).mean(0)
+    product = means[0] * variance
+    top = float(product.max())
+    if not top > 1e-20:
+        return plain
+    factor = np.maximum(product, 1e-4 * top) ** 0.25
+    return np.asarray(factor / np.sqrt((factor**2).mean()))

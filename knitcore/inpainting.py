@@ -24,7 +24,7 @@ from knitcore.axes import (
 )
 from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
-from knitcore.filling import mix_members, standardise, start_steps
+from knitcore.filling import mix_members, restlessness, standardise, start_steps
 from knitcore.kriging import fit_variograms
 from knitcore.masks import resolve_mask
 from knitcore.plan import Region, make_regions
@@ -386,6 +386,9 @@ def _fill_region(
         to_canvas(raw, layout), known, recipe, joint=run.image.axes.endswith("S")
     )
 
+    restless = np.ones(target.shape)
+    restless[target] = restlessness(values, known, target, layout.step)
+
     def paste(fill: np.ndarray, error: np.ndarray) -> None:
         where = target & missing
         scale = spread.reshape((-1,) + (1,) * target.ndim)
@@ -394,7 +397,7 @@ def _fill_region(
         box[where] = to_dtype(grey[where], box.dtype)
         run.out[index] = from_canvas(box, raw.shape, layout)
         box_std = to_canvas(run.std[index], layout).copy()
-        box_std[where] = (error * scale)[where]
+        box_std[where] = (error * restless * scale)[where]
         run.std[index] = from_canvas(box_std, raw.shape, layout)
 
     def preview() -> Preview:

@@ -18,8 +18,9 @@ from knitcore.recipe import Recipe, recipe_fields
 if TYPE_CHECKING:
     import torch
 
-# Raised whenever the same recipe would give other pixels: old records then no longer count as done.
-METHOD_VERSION = 1
+# Raised whenever the same recipe would give other pixels or another std: old records then no longer
+# count as done.
+METHOD_VERSION = 2
 
 
 @dataclass(frozen=True)

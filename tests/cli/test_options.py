@@ -10,7 +10,7 @@ import yaml
 
 from knit_cli.docs import document
 from knit_cli.main import COMMANDS, cli
-from knit_cli.options import UNUSED
+from knit_cli.options import FLAGS, UNUSED
 from knitcore.recipe import PRESETS, RECIPES, Inpaint, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def test_every_field_of_the_recipe_is_an_option_with_its_text(knit, task):
             assert name not in options
             continue
         assert options[name].help.startswith(field.description)
-        assert "--" + name.replace("_", "-") in options[name].opts
+        assert "--" + FLAGS.get(name, name).replace("_", "-") in options[name].opts
         assert f"# {field.description}" in page
 
 

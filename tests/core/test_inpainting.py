@@ -308,3 +308,26 @@ def test_torchs_number_of_threads_is_given_back(bacteria):
     next(event for event in steps if getattr(event, "losses", None))
     steps.close()
     assert torch.get_num_threads() == before
+
+
+def test_std_is_larger_beside_a_restless_rim():
+    rng = np.random.default_rng(0)
+    image = np.full((60, 60), 100.0)
+    image[:, 30:] += rng.normal(0, 20, (60, 30))
+    mask = np.zeros(image.shape, bool)
+    mask[20:40, 20:40] = True
+    std = knit.inpaint(image.astype(np.float32), mask, **TINY).std
+    assert std[30, 38] > 1.2 * std[30, 21]
+
+
+def test_restlessness_keeps_the_size_of_the_error(bacteria):
+    from knitcore.filling import restlessness
+
+    mask = square(bacteria.shape[:2])
+    values = bacteria[None].astype(float)
+    known = ~mask[None]
+    factor = restlessness(np.where(known, values, 0), known, mask, (1.0, 1.0))
+    assert np.sqrt((factor**2).mean()) == pytest.approx(1)
+    assert factor.max() > 1.1 * factor.min()
+    flat = restlessness(np.ones(values.shape), known, mask, (1.0, 1.0))
+    np.testing.assert_array_equal(flat, 1)
