@@ -175,7 +175,7 @@ def restlessness(
         A factor for each True pixel of the target; 1 where the rim tells nothing.
     """
     plain = np.ones(int(target.sum()))
-    seen = known.all(0)
+    seen = np.asarray(known.all(0))
     rim = seen & (distance_transform_edt(~target) <= RIM)
     places = np.argwhere(rim)
     places = places[:: -(-len(places) // MAX_RIM) or 1]
@@ -183,15 +183,14 @@ def restlessness(
         return plain
     energy = np.zeros(target.shape)
     for axis in range(target.ndim):
-        ahead = [slice(None)] * target.ndim
-        behind = list(ahead)
+        ahead, behind = [slice(None)] * target.ndim, [slice(None)] * target.ndim
         ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
         one, two = tuple(ahead), tuple(behind)
         square = ((values[(slice(None), *one)] - values[(slice(None), *two)]) ** 2).mean(0)
         square = np.where(seen[one] & seen[two], square, 0.0)
         energy[one] += square
         energy[two] += square
-    at = tuple(places.T)
+    at: tuple[Any, ...] = tuple(places.T)
     rows = np.stack([energy[at], *values[(slice(None), *at)], *values[(slice(None), *at)] ** 2])
     wanted = np.argwhere(target) * step
     scaled = places * np.array(step)
