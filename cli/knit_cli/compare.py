@@ -255,6 +255,10 @@ def _plan(values: dict[str, Any]) -> _Plan:
         raise InputError(f"{out}: is a file, a folder is needed")
     if (out / "compared.csv").exists() and not values["overwrite"]:
         raise InputError(f"{out}: holds a comparison; --overwrite, or another folder with -o")
+    written = ["compared.png", *(_file_name(path, name) for name in names)]
+    there = [name for name in written if (out / name).exists()]
+    if there and not values["overwrite"]:
+        raise InputError(f"{out / there[0]}: is there; --overwrite, or another folder with -o")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -262,6 +266,13 @@ def _plan(values: dict[str, Any]) -> _Plan:
     rows = [Row(name, METHODS[task][name].title) for name in names]
     limit = values["max_seconds"]
     return _Plan(task, source, picture, hole, truth, kernel, out, rows, limit, steps)
+
+
+def _file_name(image: Path, method: str) -> str:
+    """Name of a method's result: PNG stays PNG, everything else is written as TIFF."""
+    suffix = image.suffix.lower()
+    suffix = suffix if suffix in (".png", ".tif", ".tiff") else ".tif"
+    return f"{image.name.split('.')[0]}_{method}{suffix}"
 
 
 def _pairs(text: str, option: str, example: str) -> dict[str, int]:
@@ -350,14 +361,10 @@ def _run(row: Row, plan: _Plan, values: dict[str, Any], terminal: Terminal) -> N
         axes = plan.source.axes
         order = "".join(a for a in "YXSC" if a in axes)
         data = picture.transpose([order.index(a) for a in axes])
-        suffix = Path(values["image"]).suffix.lower()
-        suffix = suffix if suffix in (".png", ".tif", ".tiff", ".npy") else ".tif"
         size = dict(plan.source.pixel_size)
         if plan.task == "super-resolve":
             size = {a: s / values["scale"] if a in "YX" else s for a, s in size.items()}
-        name = f"{Path(values['image']).name.split('.')[0]}_{row.method}{suffix}"
-        if suffix == ".npy":
-            suffix, name = ".tif", f"{Path(name).stem}.tif"
+        name = _file_name(Path(values["image"]), row.method)
         write_image(
             replace(plan.source, data=data, pixel_size=size), plan.out / name, overwrite=True
         )

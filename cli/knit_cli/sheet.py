@@ -84,7 +84,7 @@ def _grey(values: np.ndarray) -> np.ndarray:
 def _contrast(panel: Panel, mask: Any) -> tuple[float, float]:
     """Grey levels shown black and white, from the known pixels of the input."""
     values = np.asarray(panel.values)
-    if values.dtype == np.uint8:
+    if values.dtype == np.uint8 and values.shape[2:] == (3,):  # a photograph, as it is
         return 0.0, 255.0
     known = values if mask is None else values[~np.asarray(mask)]
     low, high = np.nanpercentile(known.astype(np.float64), (0.5, 99.7))

@@ -179,6 +179,25 @@ def test_an_earlier_comparison_is_kept_unless_told(folder, knit):
     knit(*words, "--overwrite")
 
 
+def test_a_file_of_the_user_in_the_output_folder_is_kept_unless_told(folder, knit):
+    # no comparison stands in this folder, but a file that a result would replace
+    (folder / "cells_nlm.tif").write_bytes(b"mine")
+    words = ["compare", "denoise", "cells.tif", "--methods", "nlm", "-o", ".", "-q"]
+    assert "cells_nlm.tif" in knit(*words, code=2).stderr
+    assert (folder / "cells_nlm.tif").read_bytes() == b"mine"
+    knit(*words, "--overwrite")
+    assert tifffile.imread(folder / "cells_nlm.tif").shape == (32, 40)
+
+
+def test_a_dim_8_bit_micrograph_is_stretched_on_the_sheet(folder, knit):
+    dim = np.random.default_rng(0).integers(10, 30, (40, 48)).astype(np.uint8)
+    tifffile.imwrite(folder / "dim.tif", dim)
+    knit("compare", "denoise", "dim.tif", "--methods", "nlm", "-o", "out", "-q")
+    with PIL.Image.open(folder / "out" / "compared.png") as sheet:
+        whole = np.asarray(sheet.convert("L"))[50:230, 15:235]  # inside the input's panel
+    assert np.ptp(np.percentile(whole, (5, 95))) > 150
+
+
 def test_the_list_names_every_task(knit):
     listed = knit("compare", "--list").stdout
     for word in ("inpaint:", "denoise:", "super-resolve:", "singan", "noise2fast", "telea"):
