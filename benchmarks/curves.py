@@ -138,9 +138,13 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(TASKS), figsize=(15, 4.6), constrained_layout=True)
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    figure, grid = pyplot.subplots(
+        1, len(tasks), figsize=(5 * len(tasks), 4.6), constrained_layout=True, squeeze=False
+    )
+    axes = grid[0]
     colours = {"fast": "#c2185b", "paper": "#1565c0", "dip": "#2e7d32", "mlp": "#8d6e63"}
-    for task, panel in zip(TASKS, axes, strict=True):
+    for task, panel in zip(tasks, axes, strict=True):
         mine = [row for row in rows if row["task"] == task]
         for method in LEARNED:
             line = [(float(r["seconds"]), float(r["psnr"])) for r in mine if r["method"] == method]
@@ -176,6 +180,8 @@ def summary(rows: list[dict[str, str]], image: str, side: int) -> str:
     for task in TASKS:
         lines = []
         mine = [row for row in rows if row["task"] == task]
+        if not mine:
+            continue
         for method in (*POINTS[task], *LEARNED):
             points = [
                 (float(r["seconds"]), float(r["psnr"])) for r in mine if r["method"] == method
