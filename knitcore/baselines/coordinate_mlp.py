@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,11 @@ import torch
 
 from knitcore.adam import Adam
 from knitcore.baselines.common import Clock, Scaling, to_planes
-from knitcore.baselines.learned import checked_mask, lean, preview
+from knitcore.baselines.learned import checked_mask, lean, plain, preview
 from knitcore.degradation import output_shape, sample_origin
 from knitcore.device import choose_device
 from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain, until_cancelled
+from knitcore.events import Event
 from knitcore.fit import random_source
 
 STEPS = 2000
@@ -241,38 +241,6 @@ def fit_steps(
     return scaling.restore(drawn().cpu().numpy())
 
 
-def inpaint_coordinate_mlp(
-    image: Any,
-    mask: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `inpaint_coordinate_mlp_steps` to its end; `settings` are its keywords."""
-    work = inpaint_coordinate_mlp_steps(image, mask, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
-
-
-def denoise_coordinate_mlp(
-    image: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `denoise_coordinate_mlp_steps` to its end; `settings` are its keywords."""
-    return drain(until_cancelled(denoise_coordinate_mlp_steps(image, **settings), cancel), on_event)
-
-
-def super_resolve_coordinate_mlp(
-    image: Any,
-    scale: float,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `super_resolve_coordinate_mlp_steps` to its end; `settings` are its keywords."""
-    work = super_resolve_coordinate_mlp_steps(image, scale, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
+inpaint_coordinate_mlp = plain(inpaint_coordinate_mlp_steps)
+denoise_coordinate_mlp = plain(denoise_coordinate_mlp_steps)
+super_resolve_coordinate_mlp = plain(super_resolve_coordinate_mlp_steps)

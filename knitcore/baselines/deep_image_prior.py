@@ -23,7 +23,7 @@ number of scales, and cut; nothing is asked of the part cut off. Below 64 pixels
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,18 @@ from torch import nn
 
 from knitcore.adam import Adam
 from knitcore.baselines.common import Clock, Scaling, to_planes
-from knitcore.baselines.learned import checked_mask, convolution, lean, parameter_count, preview
+from knitcore.baselines.learned import (
+    checked_mask,
+    convolution,
+    lean,
+    parameter_count,
+    plain,
+    preview,
+)
 from knitcore.degradation import even_kernel, output_shape, sample_origin
 from knitcore.device import choose_device
 from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain, until_cancelled
+from knitcore.events import Event
 from knitcore.fit import random_source
 from knitcore.sampling import Degradation
 
@@ -361,39 +368,6 @@ def fit_steps(
     return scaling.restore(mean.cpu().numpy())
 
 
-def inpaint_deep_image_prior(
-    image: Any,
-    mask: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `inpaint_deep_image_prior_steps` to its end; `settings` are its keywords."""
-    work = inpaint_deep_image_prior_steps(image, mask, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
-
-
-def denoise_deep_image_prior(
-    image: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `denoise_deep_image_prior_steps` to its end; `settings` are its keywords."""
-    work = denoise_deep_image_prior_steps(image, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
-
-
-def super_resolve_deep_image_prior(
-    image: Any,
-    scale: float,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `super_resolve_deep_image_prior_steps` to its end; `settings` are its keywords."""
-    work = super_resolve_deep_image_prior_steps(image, scale, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
+inpaint_deep_image_prior = plain(inpaint_deep_image_prior_steps)
+denoise_deep_image_prior = plain(denoise_deep_image_prior_steps)
+super_resolve_deep_image_prior = plain(super_resolve_deep_image_prior_steps)

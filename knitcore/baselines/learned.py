@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from knitcore.baselines.common import Scaling
+from knitcore.baselines.common import Scaling, to_planes
+from knitcore.device import choose_device
 from knitcore.errors import InputError
-from knitcore.events import Preview
+from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
 
 
 def convolution(
@@ -62,6 +65,29 @@ def preview(planes: torch.Tensor, scaling: Scaling) -> Preview:
     return Preview(tuple(slice(0, n) for n in values.shape), values)
 
 
+def same_padding(inputs: int, outputs: int, size: int, source: torch.Generator) -> nn.Conv2d:
+    """A `convolution` that keeps rows and columns: zeros are added outside."""
+    layer = convolution(inputs, outputs, size, source)
+    layer.padding = (size // 2, size // 2)
+    return layer
+
+
+def noisy_picture(image: Any, title: str, device: str) -> tuple[torch.Tensor, Scaling]:
+    """A noisy picture (1, C, Y, X) on its device, and the way back, for methods that halve it.
+
+    Raises
+    ------
+    InputError
+        Not a picture, or less than 4 pixels a side.
+    """
+    planes, scaling = to_planes(image)
+    if min(planes.shape[1:]) < 4:
+        raise InputError(
+            f"a picture of {planes.shape[1]} x {planes.shape[2]} is too small for {title}"
+        )
+    return torch.tensor(planes[None], device=choose_device(device)), scaling
+
+
 def checked_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Known pixels (Y, X), of a mask that is True where pixels are missing.
 
@@ -74,3 +100,33 @@ def checked_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if mask.shape != image.shape[:2]:
         raise InputError(f"the mask is {mask.shape}, the picture {image.shape[:2]} (Y, X)")
     return ~mask
+
+
+def plain(steps: Callable[..., Generator[Event, None, np.ndarray]]) -> Callable[..., np.ndarray]:
+    """The plain function of a generator of events: it runs to the end and returns the picture.
+
+    Parameters
+    ----------
+    steps : callable
+        Named ``..._steps``.
+
+    Returns
+    -------
+    callable
+        With the arguments of `steps` and two more: ``on_event``, called with each event, and
+        ``cancel``, an object with ``is_set()``.
+    """
+
+    def run(
+        *told: Any,
+        on_event: Callable[[Event], Any] | None = None,
+        cancel: CancelToken | None = None,
+        **settings: Any,
+    ) -> np.ndarray:
+        return drain(until_cancelled(steps(*told, **settings), cancel), on_event)
+
+    name = steps.__name__
+    run.__name__ = run.__qualname__ = name.removesuffix("_steps")
+    run.__module__ = steps.__module__
+    run.__doc__ = f"Run `{name}` to its end; its arguments, and `on_event` and `cancel`."
+    return run

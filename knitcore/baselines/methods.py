@@ -184,9 +184,13 @@ def run_method_steps(
     steps = method.steps if steps is None else steps
     yield Progress(0.0, method.title)
     if not method.module:
-        picture = yield from _ours(
-            task, name, image, mask, scale, kernel, sigma, anchor, steps, seed, device, previews
-        )
+        fields: dict[str, Any] = {"preset": name, "seed": seed, "device": device}
+        fields["steps"] = steps or None
+        if task == "super-resolve":
+            fields |= {"scale": scale, "anchor": anchor}
+        elif task == "denoise":
+            fields["sigma"] = sigma
+        picture = yield from _ours(task, image, mask, kernel, previews, fields)
     else:
         told: list[Any] = [image]
         options: dict[str, Any] = {}
@@ -216,38 +220,19 @@ def run_method_steps(
 
 
 def _ours(
-    task: str,
-    preset: str,
-    image: np.ndarray,
-    mask: Any,
-    scale: float,
-    kernel: Any,
-    sigma: float | None,
-    anchor: str,
-    steps: int,
-    seed: int,
-    device: str,
-    previews: bool,
+    task: str, image: np.ndarray, mask: Any, kernel: Any, previews: bool, fields: dict[str, Any]
 ) -> Generator[Event, None, np.ndarray]:
-    """Our own presets, through `knitcore.run_steps`."""
+    """Our own presets, through `knitcore.run_steps`; `fields` are of the recipe, None left out."""
     from knitcore.recipe import make_recipe
     from knitcore.tasks import run_steps
 
-    fields: dict[str, Any] = {"preset": preset, "seed": seed, "device": device}
-    if steps:
-        fields["steps"] = steps
-    if task == "super-resolve":
-        fields |= {"scale": scale, "anchor": anchor}
-    if task == "denoise" and sigma is not None:
-        fields["sigma"] = sigma
     # the picture in one piece is the same fit, and quicker
-    if preset == "paper" and task != "super-resolve":
+    if fields["preset"] == "paper" and task != "super-resolve":
         fields["tile"] = min(128, max(16, *image.shape[:2]))
     # colours are samples of one picture; more channels are stains, each by itself
     axes = "YX" if image.ndim == 2 else "YXS" if image.shape[2] == 3 else "YXC"
     hole = np.asarray(mask, dtype=bool) if task == "inpaint" else None
     told = {"kernel": kernel} if task == "super-resolve" and kernel is not None else {}
-    result = yield from run_steps(
-        make_recipe(task, **fields), image, hole, axes=axes, previews=previews, **told
-    )
+    recipe = make_recipe(task, **{k: v for k, v in fields.items() if v is not None})
+    result = yield from run_steps(recipe, image, hole, axes=axes, previews=previews, **told)
     return result.image

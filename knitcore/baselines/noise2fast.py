@@ -14,7 +14,7 @@ with a patience and a mean of 10 trials, which is the same span for a fraction o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from knitcore.adam import Adam
-from knitcore.baselines.common import Clock, to_planes
-from knitcore.baselines.learned import convolution, parameter_count, preview
-from knitcore.device import choose_device
-from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain, until_cancelled
+from knitcore.baselines.common import Clock
+from knitcore.baselines.learned import (
+    convolution,
+    noisy_picture,
+    parameter_count,
+    plain,
+    preview,
+    same_padding,
+)
+from knitcore.events import Event
 from knitcore.fit import random_source
 
 STEPS, RATE = 3000, 1e-3
@@ -67,9 +72,7 @@ def network(channels: int, seed: int) -> nn.Sequential:
     source = random_source(seed)
     layers: list[nn.Module] = []
     for inputs in (channels, *[WIDTH] * (LAYERS - 1)):
-        layer = convolution(inputs, WIDTH, 3, source)
-        layer.padding = (1, 1)
-        layers += [layer, nn.ReLU()]
+        layers += [same_padding(inputs, WIDTH, 3, source), nn.ReLU()]
     return nn.Sequential(*layers, convolution(WIDTH, channels, 1, source))
 
 
@@ -112,18 +115,13 @@ def denoise_noise2fast_steps(
     InputError
         Not a picture, or less than 4 pixels a side.
     """
-    planes, scaling = to_planes(image)
-    if min(planes.shape[1:]) < 4:
-        raise InputError(
-            f"a picture of {planes.shape[1]} x {planes.shape[2]} is too small for Noise2Fast"
-        )
-    where = choose_device(device)
-    noisy = torch.tensor(planes[None], device=where)
+    noisy, scaling = noisy_picture(image, "Noise2Fast", device)
     # cross-entropy wants targets in 0..1, which unclipped noise may leave for 8-bit ranges
     low, span = noisy.min(), (noisy.max() - noisy.min()).clamp_min(1e-12)
     data = (noisy - low) / span
     pairs = [pair for both in checkerboard(data) for pair in (both, both[::-1])]
-    net, draw = network(len(planes), seed).to(where), random_source(seed, "pairs")
+    net = network(noisy.shape[1], seed).to(noisy.device)
+    draw = random_source(seed, "pairs")
     adam, clock = Adam(list(net.parameters())), Clock(steps, "fit Noise2Fast")
     trials: deque[torch.Tensor] = deque(maxlen=PATIENCE)
     best, waited = float("inf"), 0
@@ -150,12 +148,4 @@ def denoise_noise2fast_steps(
     return scaling.restore(mean[0].cpu().numpy())
 
 
-def denoise_noise2fast(
-    image: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `denoise_noise2fast_steps` to its end; `settings` are its keywords."""
-    return drain(until_cancelled(denoise_noise2fast_steps(image, **settings), cancel), on_event)
+denoise_noise2fast = plain(denoise_noise2fast_steps)

@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from knitcore.adam import Adam
 from knitcore.baselines.common import Clock, Scaling, to_planes
-from knitcore.baselines.learned import checked_mask, preview
+from knitcore.baselines.learned import checked_mask, plain, preview
 from knitcore.degradation import output_shape
 from knitcore.device import choose_device
 from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain, until_cancelled
+from knitcore.events import Event
 from knitcore.fit import random_source
 from knitcore.harmonic import harmonic_fill
 
@@ -501,26 +501,5 @@ def super_resolve_singan_steps(
     return scaling.restore(result)
 
 
-def inpaint_singan(
-    image: Any,
-    mask: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `inpaint_singan_steps` to its end; `settings` are its keywords."""
-    return drain(until_cancelled(inpaint_singan_steps(image, mask, **settings), cancel), on_event)
-
-
-def super_resolve_singan(
-    image: Any,
-    scale: float,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `super_resolve_singan_steps` to its end; `settings` are its keywords."""
-    work = super_resolve_singan_steps(image, scale, **settings)
-    return drain(until_cancelled(work, cancel), on_event)
+inpaint_singan = plain(inpaint_singan_steps)
+super_resolve_singan = plain(super_resolve_singan_steps)

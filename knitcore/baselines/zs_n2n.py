@@ -9,7 +9,7 @@ halves of the prediction. Adam at 1e-3, halved every 1000 of 2000 steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from knitcore.adam import Adam
-from knitcore.baselines.common import Clock, to_planes
-from knitcore.baselines.learned import convolution, parameter_count, preview
-from knitcore.device import choose_device
-from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain, until_cancelled
+from knitcore.baselines.common import Clock
+from knitcore.baselines.learned import noisy_picture, parameter_count, plain, preview, same_padding
+from knitcore.events import Event
 from knitcore.fit import random_source
 
 STEPS, RATE, HALVED_EVERY = 2000, 1e-3, 1000
@@ -53,9 +51,7 @@ def network(channels: int, seed: int) -> nn.Sequential:
     source = random_source(seed)
     layers: list[nn.Module] = []
     for inputs, outputs, size in ((channels, WIDTH, 3), (WIDTH, WIDTH, 3), (WIDTH, channels, 1)):
-        layer = convolution(inputs, outputs, size, source)
-        layer.padding = (size // 2, size // 2)
-        layers += [layer, nn.LeakyReLU(SLOPE)]
+        layers += [same_padding(inputs, outputs, size, source), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -98,14 +94,8 @@ def denoise_zs_n2n_steps(
     InputError
         Not a picture, or less than 4 pixels a side.
     """
-    planes, scaling = to_planes(image)
-    if min(planes.shape[1:]) < 4:
-        raise InputError(
-            f"a picture of {planes.shape[1]} x {planes.shape[2]} is too small for ZS-N2N"
-        )
-    where = choose_device(device)
-    noisy = torch.tensor(planes[None], device=where)
-    net = network(len(planes), seed).to(where)
+    noisy, scaling = noisy_picture(image, "ZS-N2N", device)
+    net = network(noisy.shape[1], seed).to(noisy.device)
     halves = pair_downsample(noisy)
     adam, clock = Adam(list(net.parameters())), Clock(steps, "fit ZS-N2N")
     for step in range(1, steps + 1):
@@ -124,15 +114,7 @@ def denoise_zs_n2n_steps(
             with torch.no_grad():
                 yield preview((noisy - net(noisy))[0], scaling)
     with torch.no_grad():
-        return scaling.restore((noisy - net(noisy))[0].clamp(0, 1).cpu().numpy())
+        return scaling.restore((noisy - net(noisy))[0].cpu().numpy())
 
 
-def denoise_zs_n2n(
-    image: Any,
-    *,
-    on_event: Callable[[Event], Any] | None = None,
-    cancel: CancelToken | None = None,
-    **settings: Any,
-) -> np.ndarray:
-    """Run `denoise_zs_n2n_steps` to its end; `settings` are its keywords."""
-    return drain(until_cancelled(denoise_zs_n2n_steps(image, **settings), cancel), on_event)
+denoise_zs_n2n = plain(denoise_zs_n2n_steps)
