@@ -17,7 +17,7 @@ from knit_plugin._task_widget import TaskWidget
 from knitcore import Inpaint, InputError, Result
 
 MASK_FIELDS = ("mask_label",)
-BASIC = ("preset", "seed", "ensemble", "device")
+BASIC = ("preset", "fill", "seed", "ensemble", "device")
 ADVANCED = (
     "steps",
     "margin",

@@ -31,6 +31,7 @@ from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
 from knitcore.running import Run, coarse_numbers, saturation
+from knitcore.texture import random_numbers, texture_steps
 from knitcore.validation import LEAST_SHARE, HeldOut, held_out_holes, validation_figures
 
 if TYPE_CHECKING:
@@ -199,7 +200,13 @@ def _inpaint(
             yield run.note(
                 f"{int(shown.sum())} filled pixels were transparent; they are opaque now"
             )
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {
+        "fill": {"kind": recipe.fill, "for_measurement": recipe.fill == "mean"}
+    }
+    if recipe.fill == "texture" and hole.any():
+        yield run.note(
+            "the fill is a sample of texture: for the eye, not for measurement", "warning"
+        )
     if recipe.validation and jobs:
         facts["validation"] = yield from _validate(run, hole, held, told, device, rate)
     run.total = run.done = 1.0
@@ -460,6 +467,18 @@ def _fill_region(
             f"{stage}: {strays} of {recipe.ensemble} members strayed from the start and were dropped",
             "warning" if strays == recipe.ensemble else "info",
         )
+    if recipe.fill == "texture":
+        clock = time.monotonic()
+        weaving = texture_steps(values, known, target, fill, random_numbers(recipe.seed, work.key))
+        while True:
+            try:
+                yield run.progress(f"{stage}: texture", 1 + cost + next(weaving))
+            except StopIteration as end:
+                woven = end.value
+                break
+        # a sample is off by its own wandering as well
+        fill, error = woven, np.sqrt(error**2 + (woven - fill) ** 2)
+        run.seconds["texture"] = run.seconds.get("texture", 0.0) + time.monotonic() - clock
     paste(fill, error)
     if previews:
         yield preview()

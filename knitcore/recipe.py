@@ -241,6 +241,12 @@ class Inpaint(Recipe):
         "all is known, filled alike, and compared with the truth. Changes no pixel.",
     )
 
+    fill: Literal["mean", "texture"] = Field(
+        "mean",
+        description="'mean' is the best guess of each pixel; 'texture' weaves the surroundings' texture "
+        "into deep holes: for the eye, not for measurement.",
+    )
+
     # what is fitted
     region: Literal["hole", "image"] = Field(
         "hole", description="Fit only the region round each hole, or the whole image."

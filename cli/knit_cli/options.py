@@ -16,7 +16,7 @@ from knitcore.recipe import PRESETS, RECIPES
 _FIT = ("preset", "seed", "device")
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "inpaint": {
-        "Fit": (*_FIT, "ensemble", "steps", "validation"),
+        "Fit": (*_FIT, "fill", "ensemble", "steps", "validation"),
         "Mask": ("mask_label", "invert_mask", "alpha_channel", "saturated_as_hole"),
     },
     "denoise": {
