@@ -65,7 +65,7 @@ def run(
         plan = _prepare(task, inputs, values, terminal, recipe)
     except RecipeError as error:
         raise WrongPlan(shown(error, lines=True)) from None
-    if plan.many:
+    if plan.many or values["dask"] or values["dask_local"]:
         from knit_cli.batch import run_batch
 
         code = run_batch(plan, values, terminal, ctx)
