@@ -43,7 +43,7 @@ SAY = 30.0  # seconds without any worker until that is said
 IDLE = 300.0  # seconds after which a worker's process without a file ends
 SETTLE = 0.3  # a worker's last messages and the news of its death come on different ways
 INNOCENT = 5  # times that a file may lose its worker before it was begun
-DROP = 3.0  # seconds that workers have to tell that they stopped
+DROP = 10.0  # seconds that workers have to tell that they stopped; a fifth if it is urgent
 EVERY = 1.0  # seconds between two words on a file's progress
 QUEUES = {  # class of dask-jobqueue, and what submits a job
     "slurm": ("SLURMCluster", "sbatch"),
@@ -199,7 +199,7 @@ class DaskWorkers:
             if client is not None:
                 if cluster is None:
                     client.cancel([flight.future for flight in self._live.values()], force=True)
-                    client.run(_end_run, self._token, wait=False, on_error="ignore")
+                    client.run(_end_run_there, self._token, wait=False, on_error="ignore")
                 client.close(timeout=2)
         with contextlib.suppress(Exception):
             if cluster is not None:
@@ -395,7 +395,7 @@ class DaskWorkers:
 
             # not waited for: a worker that does not answer would hold us up
             threading.Thread(target=tell, daemon=True).start()
-        if now - self._press_since > DROP / (2 if level > 1 else 1):
+        if now - self._press_since > DROP / (5 if level > 1 else 1):
             for flight in self._live.values():
                 yield flight.task, {"status": "stopped"}
             self._live.clear()
@@ -720,5 +720,12 @@ def _end_run(token: str) -> None:
         shutil.rmtree(slot.folder, ignore_errors=True)
 
 
-def _press_on(token: str, level: int) -> None:
+# dask waits for plain functions, but not for coroutines
+
+
+async def _end_run_there(token: str) -> None:
+    _end_run(token)
+
+
+async def _press_on(token: str, level: int) -> None:
     _levels[token] = level
