@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Board, Terminal, shown, summary
 from knit_cli.report import Report, dump, report_line
 from knit_cli.runs import Plan, check_device, make_task, say_line, tell_outcome
+from knit_cli.stacks import may_split, split
 from knit_cli.work import FileTask, input_hashes, job_key, warm, work_on
 from knitcore.events import Note
 from knitcore.run_file import Executor
@@ -130,7 +132,10 @@ class _Batch:
         self.failed: list[tuple[str, str]] = []
         self.counts = dict.fromkeys(("done", "skipped", "failed"), 0)
         count = values["jobs"] if cluster is None else cluster.settings.workers or 1
-        self.workers = max(1, min(count, len(plan.jobs)))
+        # a stack may be work for all of them
+        most = count if any(may_split(job) for job in plan.jobs[:100]) else len(plan.jobs)
+        self.workers = max(1, min(count, most))
+        self.broken: set[str] = set()  # stacks of which a part has failed
         self.board: Board | None = None
         self.abort = ""
 
@@ -173,8 +178,13 @@ class _Batch:
             return signals.code
         executor = self._executor()
         self.board = Board(self.terminal, len(plan.jobs), self.workers)
+        grown: set[Path] = set()
         for task, outcome in executor.run(self._tasks()):
             self._take(task, outcome)
+            if task.part is not None and outcome["status"] == "done":
+                grown.add(task.part.folder)
+        for folder in grown:  # whoever came late to a finished stack may have begun it anew
+            shutil.rmtree(folder, ignore_errors=True)
         return 0
 
     def _executor(self) -> Processes | DaskWorkers:
@@ -243,7 +253,11 @@ class _Batch:
             elif state == "failed":
                 self._take(task, {"status": "failed", "input": str(job.image), "error": reason})
             else:
-                yield replace(task, overwrite=state == "redo")
+                ready = replace(task, overwrite=state == "redo")
+                if self.workers == 1 and self.cluster is None:
+                    yield ready
+                else:
+                    yield from split(ready, alone=len(self.plan.jobs) < 2 * self.workers)
 
     def _output(self, task: FileTask) -> str:
         """Name of an output in the report: below the output folder."""
@@ -284,8 +298,12 @@ class _Batch:
         state = outcome["status"]
         if self.board is not None:
             self.board.ended(outcome.get("worker"), state)
-        if state == "stopped":
+        if state in ("stopped", "part"):
             return
+        if state == "failed" and task.part is not None:
+            if str(task.job.output) in self.broken:
+                return
+            self.broken.add(str(task.job.output))
         self.counts[state] += 1
         if outcome.pop("abort", False) and not self.abort:
             self.abort = outcome["error"]
@@ -353,7 +371,8 @@ def settle(task: FileTask) -> None:
     ----------
     task : FileTask
     """
-    Leftovers().settle(task.job, again=True)
+    if task.part is None:  # parts share a folder, in which others go on writing
+        Leftovers().settle(task.job, again=True)
 
 
 def _how_to_repeat(code: int) -> str:

@@ -374,6 +374,9 @@ def _serve(
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
+    # nothing is forked; but locks of libraries then vanish with this process, however it ends
+    with contextlib.suppress(ValueError):
+        multiprocessing.set_start_method("fork", force=True)
     with contextlib.suppress(OSError):
         stacks = open(crash, "w")  # noqa: SIM115 - open as long as the process
         faulthandler.enable(stacks)

@@ -146,7 +146,7 @@ def test_workers_of_another_version_are_refused(address, tmp_path, monkeypatch):
 def test_no_worker_ends_the_run_after_a_while(tmp_path):
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as empty,
-        pytest.raises(ExecutorError, match="no worker has come within 1 s .*dask worker tcp://"),
+        pytest.raises(ExecutorError, match=r"no worker has come within 1 s .*dask worker tcp://"),
     ):
         outcomes(empty.scheduler_address, tmp_path, ["fine"], wait=1)
 
