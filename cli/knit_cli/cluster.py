@@ -336,10 +336,10 @@ class DaskWorkers:
                 # whether it was being worked on is told on another way, and may come later
                 self._judged.append((time.monotonic() + SETTLE, flight))
             elif status == "error":
-                if isinstance(error, (ImportError, AttributeError)):
+                if _cannot_load(error):
                     raise ExecutorError(
-                        f"a worker cannot load knit ({_words(error)}): install the same "
-                        "napari-knitworks there"
+                        f"the scheduler or a worker cannot load knit ({_words(error):.200}): install "
+                        "the same napari-knitworks, with its extra cluster, there"
                     )
                 yield flight.task, {"status": "failed", "error": f"unexpected {_words(error)}"}
             elif self._client.status != "running":
@@ -587,6 +587,15 @@ def _end_workers(cluster: Any) -> None:
         with contextlib.suppress(Exception):
             nanny.auto_restart = False
             psutil.Process(nanny.pid).kill()
+
+
+def _cannot_load(error: BaseException | None) -> bool:
+    """Whether a task could not even be unpacked over there."""
+    while error is not None:
+        if isinstance(error, (ImportError, AttributeError)) or "deserializ" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _words(error: BaseException) -> str:
