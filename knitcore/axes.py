@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Image:
         File or layer name for messages.
     extra : dict
         What a writer of the same format needs back (`knitcore.files`).
+    first : dict of str to int
+        For a part of a larger image: where it begins along an axis, by letter; see `cut`.
     """
 
     data: Any
@@ -44,6 +46,7 @@ class Image:
     alpha: bool = False
     name: str = "image"
     extra: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,6 +100,26 @@ def as_image(image: Any, axes: str | None = None, *, name: str = "image") -> Ima
         raise InputError(f"{name}: axes {axes!r} must be different letters with Y and X among them")
     alpha = axes.endswith("S") and shape[-1] in (2, 4)
     return Image(image, axes, alpha=alpha, name=name)
+
+
+def cut(image: Image, axis: str, start: int, stop: int) -> Image:
+    """A part of an image, whose planes get the names and random numbers that they have in the whole.
+
+    Parameters
+    ----------
+    image : Image
+        Its pixels may lie on disk: only the part is read.
+    axis : str
+        One of its letters but Y, X, C and S.
+    start, stop : int
+
+    Returns
+    -------
+    Image
+    """
+    index = tuple(slice(start, stop) if a == axis else slice(None) for a in image.axes)
+    first = {**image.first, axis: image.first.get(axis, 0) + start}
+    return replace(image, data=np.asarray(image.data[index]), first=first)
 
 
 def check_kind(image: Image) -> None:
@@ -218,6 +241,24 @@ def _lost_planes(hole: np.ndarray, inside: tuple[int, ...], alpha: bool) -> bool
 def plane_numbers(image: Image, layout: Layout) -> Iterator[tuple[int, ...]]:
     """Every combination of indices along the plane axes; one empty tuple if there are none."""
     yield from np.ndindex(*(image.shape[a] for a in layout.planes))
+
+
+def whole_plane(image: Image, layout: Layout, plane: tuple[int, ...]) -> tuple[int, ...]:
+    """A plane's indices in the image that this one was cut from.
+
+    Parameters
+    ----------
+    image : Image
+    layout : Layout
+    plane : tuple of int
+        One of `plane_numbers`.
+
+    Returns
+    -------
+    tuple of int
+    """
+    shifts = (image.first.get(image.axes[a], 0) for a in layout.planes)
+    return tuple(i + shift for i, shift in zip(plane, shifts, strict=True))
 
 
 def box_index(

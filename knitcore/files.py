@@ -156,6 +156,7 @@ def read_mask(
     max_pixels: int = MAX_PIXELS,
     allow_damaged: bool = False,
     series: int | None = None,
+    lazy: bool = False,
     on_note: Callable[[Note], Any] | None = None,
 ) -> Image:
     """Read a mask: as `read_image`, but palette images give their indices (labels).
@@ -163,7 +164,7 @@ def read_mask(
     Parameters
     ----------
     path : path-like
-    max_pixels, allow_damaged, series, on_note
+    max_pixels, allow_damaged, series, lazy, on_note
         As for `read_image`.
 
     Returns
@@ -177,7 +178,7 @@ def read_mask(
     """
     path = Path(path)
     note = on_note or (lambda note: None)
-    mask = _read(path, max_pixels, allow_damaged, note, True, {"series": series})
+    mask = _read(path, max_pixels, allow_damaged, note, True, {"series": series, "lazy": lazy})
     if mask.extra.get("format") == "jpeg" and len(np.unique(mask.data)) > 2:
         raise FileError(
             f"{path}: a lossy mask: JPEG has blurred its edges to greys; save it as PNG or TIFF"
@@ -450,6 +451,63 @@ def write_result(
     return path
 
 
+def adopt_folder(
+    folder: Path, record: dict[str, Any], path: Path, *, overwrite: bool = False
+) -> Path:
+    """Put a Zarr folder that was filled elsewhere, on the same disk, in its place with its record.
+
+    Parameters
+    ----------
+    folder : Path
+        Whole and checked; it is moved.
+    record : dict
+        Gets the folder's size and hash.
+    path : Path
+    overwrite : bool
+        Replace an existing output.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    FileError
+        As `write_image`. The folder then stays where it is.
+    """
+    _check_place(path, overwrite)
+    place = record_path(path)
+    part = place.with_name(f".{_short(place)}.{secrets.token_hex(4)}.part")
+    try:
+        _sync_files(folder)
+        record.setdefault("written", {})[path.name] = written_facts(folder)
+        # the record lies ready before the folder moves: whoever dies between leaves both
+        _write_part(part, _json_writer(record), is_folder=False)
+        aside = path.with_name(f".{_short(path)}.{secrets.token_hex(4)}.old.part")
+        if path.is_dir():
+            os.rename(path, aside)
+        try:
+            os.rename(folder, path)
+        except OSError:
+            if aside.is_dir():
+                os.rename(aside, path)
+            raise
+        os.replace(part, place)
+        _sync_folder(path.parent)
+        _remove(aside)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    finally:
+        _remove(part)
+    return path
+
+
+def _short(path: Path) -> str:
+    """Its name, with room for a random part within the 255 bytes of a name."""
+    return os.fsdecode(os.fsencode(path.name)[:220])
+
+
 def _sealing(record: dict[str, Any], path: Path, check: Checker) -> Checker:
     """The check, which also notes size and hash of what was written in the record."""
 
@@ -613,9 +671,7 @@ def _publish(files: list[tuple[Path, Writer, Checker | None]], overwrite: bool) 
     try:
         for path, write, check in files:
             _check_place(path, overwrite)
-            # room for the random part within the 255 bytes of a name
-            shown = os.fsdecode(os.fsencode(path.name)[:220])
-            part = path.with_name(f".{shown}.{secrets.token_hex(4)}.part")
+            part = path.with_name(f".{_short(path)}.{secrets.token_hex(4)}.part")
             waiting.append((part, path))
             _write_part(part, write, is_folder=path.suffix.lower() == ".zarr")
             if check is not None and not check(part):
@@ -665,15 +721,19 @@ def _write_part(part: Path, write: Writer, *, is_folder: bool) -> None:
         except ExceptionGroup as error:  # zarr writes chunks side by side
             found = error.subgroup(OSError)
             raise found.exceptions[0] if found else error from None
-        for path in files_below(part):
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+        _sync_files(part)
         return
     # Plain open, not mkstemp, so that the umask decides the permissions as for any new file.
     with part.open("x+b") as handle:
         write(handle)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _sync_files(folder: Path) -> None:
+    for path in files_below(folder):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def _write_error(path: Path, error: OSError) -> FileError:

@@ -21,6 +21,7 @@ from knitcore.axes import (
     plane_numbers,
     to_canvas,
     to_dtype,
+    whole_plane,
 )
 from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
@@ -274,7 +275,7 @@ def _validate(
         index = box_index(run.image, layout, first.plane, around)
         if run.image.axes.endswith("S"):
             index = (*index[:-1], slice(None))  # with alpha
-        crop = replace(run.image, data=np.array(run.image.data[index]))
+        crop = replace(run.image, data=np.array(run.image.data[index]), first={})
         data = np.asarray(crop.data)
         part = Run(crop, recipe, layout, data.copy(), np.zeros(data.shape, np.float32))
         part.seconds = {"start": 0.0, "fit": 0.0}
@@ -331,7 +332,8 @@ def _check_known(image: Image, layout: Layout, plane: tuple[int, ...], missing: 
     lost = [c for c in range(len(missing)) if missing[c].all()]
     if not lost:
         return
-    where = ", ".join(f"{image.axes[a]}={i}" for a, i in zip(layout.planes, plane, strict=True))
+    told = whole_plane(image, layout, plane)
+    where = ", ".join(f"{image.axes[a]}={i}" for a, i in zip(layout.planes, told, strict=True))
     where = f"plane {where}" if where else "the image"
     if len(missing) > 1:
         where += f", channel {lost[0]}"
@@ -434,7 +436,7 @@ def _fill_region(
         weight=known.astype(np.float32),
         want=target,
         step=layout.step,
-        key=f"{plane}{[(s.start, s.stop) for s in region.box]}",
+        key=f"{whole_plane(run.image, layout, plane)}{[(s.start, s.stop) for s in region.box]}",
         directions=models[0].directions(DIRECTION_LAG) if models else (),
     )
     assert device is not None

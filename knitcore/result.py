@@ -90,23 +90,23 @@ class Result:
         return replace(self.source, data=self.image, pixel_size=size, extra=extra)
 
 
-def array_hash(array: np.ndarray) -> str:
+def array_hash(array: Any) -> str:
     """SHA-256 over an array's shape, dtype and values (little-endian, C order).
 
     Parameters
     ----------
-    array : ndarray
-        Any shape and numeric dtype.
+    array : array-like
+        Any shape and numeric dtype. May lie on disk: it is read plane by plane.
 
     Returns
     -------
     str
         64 hexadecimal digits.
     """
-    array = np.asarray(array)
+    array = array if hasattr(array, "dtype") else np.asarray(array)
     digest = hashlib.sha256(f"{array.shape}{array.dtype.newbyteorder('<').str}".encode())
     # one plane at a time, so that hashing never copies the whole array
-    for plane in array if array.ndim > 2 else [array]:
+    for plane in (array[i] for i in range(len(array))) if array.ndim > 2 else [np.asarray(array)]:
         digest.update(np.ascontiguousarray(plane, array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
@@ -174,7 +174,7 @@ def make_record(
         "threads": threads,
         "image": {
             "name": image.name,
-            "sha256": array_hash(np.asarray(image.data)),
+            "sha256": array_hash(image.data),
             "shape": list(image.shape),
             "dtype": image.dtype.name,
             "axes": image.axes,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from knitcore.errors import RecipeError
 from knitcore.masks import NUMBERED
@@ -19,6 +19,16 @@ from knitcore.recipe import (
     run_sections,
     section_errors,
 )
+
+
+def _one_line(text: str) -> str:
+    # goes into a job script: what looks like one option must not become several lines
+    if not text or not text.isprintable():
+        raise ValueError("must be one line of plain text")
+    return text
+
+
+Line = Annotated[str, Field(max_length=2000), AfterValidator(_one_line)]
 
 
 class _Section(BaseModel):
@@ -58,8 +68,13 @@ class Target(_Section):
 
 
 class Executor(_Section):
-    """What does the work."""
+    """What does the work: processes of this machine, or the workers of a dask cluster."""
 
+    kind: Literal["processes", "dask", "dask-local", "slurm", "pbs", "lsf", "sge"] = Field(
+        default="processes",
+        description="Processes of this machine; a dask cluster that runs; one of this machine; or "
+        "jobs of a queue.",
+    )
     jobs: int = Field(default=1, ge=1, le=1024, description="Worker processes.")
     timeout: float | None = Field(
         default=None, gt=0, le=1e7, description="Seconds a file may take."
@@ -68,6 +83,70 @@ class Executor(_Section):
     retries: int = Field(
         default=1, ge=0, le=10, description="New tries of a file whose worker died."
     )
+    address: Line | None = Field(
+        default=None, description="Of the scheduler, for dask: tcp://host:8786."
+    )
+    workers: int | None = Field(
+        default=None, ge=1, le=10_000, description="For dask-local and queues: workers or jobs."
+    )
+    cores: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Cores of each worker; each does one file at a time.",
+    )
+    worker_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e7,
+        description="Seconds without any worker after which the run ends: 300, for queues a day.",
+    )
+    memory: Line | None = Field(default=None, description="For queues: memory of a job.")
+    walltime: Line | None = Field(default=None, description="For queues: time of a job.")
+    queue: Line | None = Field(default=None, description="For queues: name, or partition.")
+    account: Line | None = Field(default=None, description="For queues: account, or project.")
+    interface: Line | None = Field(
+        default=None, description="For queues: network interface, such as ib0."
+    )
+    directives: list[Line] = Field(
+        default_factory=list, max_length=100, description="For queues: more options of a job."
+    )
+    prologue: list[Line] = Field(
+        default_factory=list,
+        max_length=100,
+        description="For queues: shell commands before a worker starts.",
+    )
+    options: dict[str, bool | int | float | Line | list[Line]] = Field(
+        default_factory=dict, description="For queues: anything else that dask-jobqueue takes."
+    )
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether workers are jobs of a batch system."""
+        return self.kind in ("slurm", "pbs", "lsf", "sge")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Executor:
+        queues = ("slurm", "pbs", "lsf", "sge")
+        only = {
+            "jobs": ("processes",),
+            "address": ("dask",),
+            "workers": ("dask-local", *queues),
+            "cores": ("dask", "dask-local", *queues),
+            "worker_timeout": ("dask", "dask-local", *queues),
+            **dict.fromkeys(
+                ("memory", "walltime", "queue", "account", "interface", "directives"), queues
+            ),
+            **dict.fromkeys(("prologue", "options"), queues),
+        }
+        for name, kinds in only.items():
+            if name in self.model_fields_set and self.kind not in kinds:
+                raise ValueError(f"`{name}` is for kind: {', '.join(kinds)}; not for {self.kind}")
+        needed = {"dask": ("address",)} | dict.fromkeys(queues, ("workers", "memory", "walltime"))
+        lacking = [name for name in needed.get(self.kind, ()) if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"kind {self.kind} needs `{lacking[0]}`")
+        return self
 
 
 class RunFile(_Section):

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from knitcore.axes import Image, Layout, box_index, from_canvas, plane_numbers, to_canvas, to_dtype
+from knitcore.axes import (
+    Image,
+    Layout,
+    box_index,
+    from_canvas,
+    plane_numbers,
+    to_canvas,
+    to_dtype,
+    whole_plane,
+)
 from knitcore.errors import InputError
 from knitcore.events import Event, Note, Preview, Progress, Stage
 from knitcore.harmonic import harmonic_fill
@@ -152,10 +161,11 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
     planes = list(plane_numbers(image, layout))
     for plane in planes:
         raw = to_canvas(np.asarray(image.data[box_index(image, layout, plane, whole)]), layout)
+        told = whole_plane(image, layout, plane)
         groups = [slice(0, len(raw))] if joint else [slice(c, c + 1) for c in range(len(raw))]
         named = [
             f"{image.axes[a] if image.axes[a] in 'TZC' else 'plane'} {i}"
-            for a, i in zip(layout.planes, plane, strict=True)
+            for a, i in zip(layout.planes, told, strict=True)
         ]
         for channels in groups:
             _check_magnitude(image, raw[channels])
@@ -166,7 +176,7 @@ def canvases(image: Image, layout: Layout, joint: bool, fill: bool) -> Iterator[
             else:
                 lost = None
             words = named + ([f"channel {channels.start}"] if len(groups) > 1 else [])
-            key = f"{plane}{channels.start}"
+            key = f"{told}{channels.start}"
             canvas = Canvas(raw[channels], values, lost, plane, channels, ", ".join(words), key)
             yield canvas, len(planes) * len(groups)
 

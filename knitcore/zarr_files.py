@@ -541,6 +541,78 @@ def create_zarr(folder: Path, image: Image, path: Path) -> list[Any]:
     return arrays
 
 
+def split_zarr(image: Image, path: Path, levels: list[Any], axes: str) -> tuple[str, int]:
+    """Where an array may be split so that two parts never share a block.
+
+    Parameters
+    ----------
+    image : Image
+        As for `create_zarr`.
+    path : Path
+    levels : list of zarr.Array
+        As `create_zarr` made them.
+    axes : str
+        Letters of the image along which it may be split.
+
+    Returns
+    -------
+    axis : str
+        The one with the most blocks; empty if there is but one along each.
+    length : int
+        Of a block along it, in pixels.
+    """
+    letters = [image.axes[i] for i in _order(image, _version(image, path))]
+    array, most, found = levels[0], 1, ("", 0)
+    for letter, size, block in zip(letters, array.shape, array.shards or array.chunks, strict=True):
+        count = -(-size // block)
+        if letter in axes and count > most:
+            most, found = count, (letter, block)
+    return found
+
+
+def write_zarr_part(
+    folder: Path, image: Image, path: Path, axis: str, start: int, data: np.ndarray
+) -> bool:
+    """Write a part of an image into a folder that `create_zarr` laid out, and read it back.
+
+    Parameters
+    ----------
+    folder : Path
+    image : Image
+        As for `create_zarr`.
+    path : Path
+    axis : str
+        Along which the image is split, as `split_zarr` says.
+    start : int
+        Where the part begins along it: the first pixel of a block.
+    data : ndarray
+        The part, in the image's axes; all of them but `axis` in full length.
+
+    Returns
+    -------
+    bool
+        Whether the same was read again.
+    """
+    import zarr
+
+    version = _version(image, path)
+    order = _order(image, version)
+    place = order.index(image.axes.index(axis))
+    data = data.transpose(order)
+    found: Any = zarr.open(store=str(folder), mode="r+")
+    arrays = [found] if version is None else [found[name] for name in sorted(found, key=int)]
+    index = tuple(
+        slice(start, start + data.shape[i]) if i == place else slice(None) for i in range(data.ndim)
+    )
+    same = True
+    for level, array in enumerate(arrays):
+        if level:
+            data = _halved(data)
+        array[index] = data
+        same &= np.array_equal(array[index], data, equal_nan=data.dtype.kind == "f")
+    return same
+
+
 def _chunks(letters: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(min(NEW_CHUNK, n) if a in "YX" else 1 for a, n in zip(letters, shape, strict=True))
 

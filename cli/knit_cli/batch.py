@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,8 +22,13 @@ from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Board, Terminal, shown, summary
 from knit_cli.report import Report, dump, report_line
 from knit_cli.runs import Plan, check_device, make_task, say_line, tell_outcome
+from knit_cli.stacks import may_split, split
 from knit_cli.work import FileTask, input_hashes, job_key, warm, work_on
 from knitcore.events import Note
+from knitcore.run_file import Executor
+
+if TYPE_CHECKING:
+    from knit_cli.cluster import DaskWorkers
 
 # Seconds on one core, fixed and for each 2 MB of file, until some were measured.
 GUESSES = {"inpaint": (2.0, 8.0), "denoise": (1.0, 20.0), "super-resolve": (1.0, 90.0)}
@@ -48,6 +54,7 @@ def run_batch(plan: Plan, values: dict[str, Any], terminal: Terminal, ctx: click
     if values["dry_run"]:
         return show_plan(plan, values, terminal)
     _refuse_the_absurd(plan, values)
+    cluster = _cluster(values)
     if not plan.jobs:
         terminal.say("Note", "no file falls to this shard")
         return 0
@@ -55,7 +62,48 @@ def run_batch(plan: Plan, values: dict[str, Any], terminal: Terminal, ctx: click
     _make(plan.home)
     with locked(plan.home, shard=values["shard"], patient=values["wait"]):
         prepare_folders([job for job in plan.jobs if not job.fault], plan.out)
-        return _Batch(plan, values, terminal).run()
+        return _Batch(plan, values, terminal, cluster).run()
+
+
+def cluster_of(values: dict[str, Any]) -> Executor | None:
+    """The cluster that options or run file ask for, or None for processes of this machine.
+
+    Parameters
+    ----------
+    values : dict
+        The command's options.
+
+    Returns
+    -------
+    Executor or None
+
+    Raises
+    ------
+    click.UsageError
+        Two clusters.
+    """
+    if values.get("dask") and values.get("dask_local"):
+        raise click.UsageError("--dask uses a cluster that runs, --dask-local starts one: give one")
+    if values.get("dask"):
+        return Executor(kind="dask", address=values["dask"])
+    if values.get("dask_local"):
+        return Executor(kind="dask-local", workers=values["dask_local"])
+    return values.get("cluster")
+
+
+def _cluster(values: dict[str, Any]) -> DaskWorkers | None:
+    """The cluster's workers, once it is known that they can be had."""
+    settings = cluster_of(values)
+    if settings is None:
+        return None
+    from knit_cli.cluster import ClusterError, DaskWorkers
+
+    workers = DaskWorkers(work_on, settings)
+    try:
+        workers.reach()
+    except ClusterError as error:
+        raise click.UsageError(str(error)) from None
+    return workers
 
 
 def _make(folder: Path) -> None:
@@ -70,14 +118,24 @@ def _make(folder: Path) -> None:
 class _Batch:
     """A batch that is going on: what has become of its files so far."""
 
-    def __init__(self, plan: Plan, values: dict[str, Any], terminal: Terminal) -> None:
-        self.plan, self.values, self.terminal = plan, values, terminal
+    def __init__(
+        self,
+        plan: Plan,
+        values: dict[str, Any],
+        terminal: Terminal,
+        cluster: DaskWorkers | None = None,
+    ) -> None:
+        self.plan, self.values, self.terminal, self.cluster = plan, values, terminal, cluster
         self.report = Report(plan.home)
         self.known = self.report.read()
         self.leftovers = Leftovers()
         self.failed: list[tuple[str, str]] = []
         self.counts = dict.fromkeys(("done", "skipped", "failed"), 0)
-        self.workers = max(1, min(values["jobs"], len(plan.jobs)))
+        count = values["jobs"] if cluster is None else cluster.settings.workers or 1
+        # a stack may be work for all of them
+        most = count if any(may_split(job) for job in plan.jobs[:100]) else len(plan.jobs)
+        self.workers = max(1, min(count, most))
+        self.broken: set[str] = set()  # stacks of which a part has failed
         self.board: Board | None = None
         self.abort = ""
 
@@ -110,29 +168,48 @@ class _Batch:
         return code
 
     def _work(self) -> int:
-        plan, values = self.plan, self.values
-        if (trouble := check_device(plan)) is not None:
+        plan = self.plan
+        # on a cluster, its machines have the device, or tell that they have not
+        far = self.cluster is not None and self.cluster.settings.kind != "dask-local"
+        if not far and (trouble := check_device(plan)) is not None:
             self.abort = trouble
             return SURROUNDINGS
         if signals.count:
             return signals.code
-        scratch = plan.home / STATE / "crash"
-        scratch.mkdir(parents=True, exist_ok=True)
-        executor = Processes(
-            work_on,
-            self.workers,
-            warm=warm,
-            limits=Limits(values["timeout"], values["max_memory"], values["retries"]),
-            scratch=scratch,
-            environments=worker_environments(self.workers, plan.recipe.device),
-            on_event=self._event,
-            pressed=self._pressed,
-            clean=lambda task: self.leftovers.settle(task.job, again=True),
-        )
+        executor = self._executor()
         self.board = Board(self.terminal, len(plan.jobs), self.workers)
+        grown: set[Path] = set()
         for task, outcome in executor.run(self._tasks()):
             self._take(task, outcome)
+            if task.part is not None and outcome["status"] == "done":
+                grown.add(task.part.folder)
+        for folder in grown:  # whoever came late to a finished stack may have begun it anew
+            shutil.rmtree(folder, ignore_errors=True)
         return 0
+
+    def _executor(self) -> Processes | DaskWorkers:
+        """Local processes, or the cluster: what they do is the same."""
+        plan, values = self.plan, self.values
+        limits = Limits(values["timeout"], values["max_memory"], values["retries"])
+        scratch = plan.home / STATE / "crash"
+        scratch.mkdir(parents=True, exist_ok=True)
+        if self.cluster is None:
+            return Processes(
+                work_on,
+                self.workers,
+                warm=warm,
+                limits=limits,
+                scratch=scratch,
+                environments=worker_environments(self.workers, plan.recipe.device),
+                on_event=self._event,
+                pressed=self._pressed,
+                clean=settle,
+            )
+        cluster = self.cluster
+        cluster.home, cluster.device, cluster.limits = plan.home, plan.recipe.device, limits
+        cluster.warm, cluster.clean = warm, settle
+        cluster.on_event, cluster.pressed = self._event, self._pressed
+        return cluster
 
     def _pressed(self) -> int:
         if self.abort:
@@ -176,7 +253,11 @@ class _Batch:
             elif state == "failed":
                 self._take(task, {"status": "failed", "input": str(job.image), "error": reason})
             else:
-                yield replace(task, overwrite=state == "redo")
+                ready = replace(task, overwrite=state == "redo")
+                if self.workers == 1 and self.cluster is None:
+                    yield ready
+                else:
+                    yield from split(ready, alone=len(self.plan.jobs) < 2 * self.workers)
 
     def _output(self, task: FileTask) -> str:
         """Name of an output in the report: below the output folder."""
@@ -217,8 +298,12 @@ class _Batch:
         state = outcome["status"]
         if self.board is not None:
             self.board.ended(outcome.get("worker"), state)
-        if state == "stopped":
+        if state in ("stopped", "part"):
             return
+        if state == "failed" and task.part is not None:
+            if str(task.job.output) in self.broken:
+                return
+            self.broken.add(str(task.job.output))
         self.counts[state] += 1
         if outcome.pop("abort", False) and not self.abort:
             self.abort = outcome["error"]
@@ -277,6 +362,17 @@ class _Batch:
             click.echo(table, err=True)
             if code in (FAILED, SURROUNDINGS, 130, 143):
                 click.echo(_how_to_repeat(code), err=True)
+
+
+def settle(task: FileTask) -> None:
+    """Finish or remove what a dead worker left of a file.
+
+    Parameters
+    ----------
+    task : FileTask
+    """
+    if task.part is None:  # parts share a folder, in which others go on writing
+        Leftovers().settle(task.job, again=True)
 
 
 def _how_to_repeat(code: int) -> str:

@@ -91,6 +91,8 @@ class Processes:
         How urgently to stop: 0 not at all, 1 start nothing new, 2 drop what is running.
     clean : callable, optional
         Called with a task whose worker is dead, before it is tried again or given up.
+    keep : bool
+        Leave the workers for another `run` when the tasks are through; `close` ends them.
     """
 
     work: Work
@@ -102,6 +104,7 @@ class Processes:
     on_event: Callable[[int, Any, dict[str, Any]], None] | None = None
     pressed: Callable[[], int] | None = None
     clean: Callable[[Any], None] | None = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")  # never fork after torch or threads
@@ -143,7 +146,8 @@ class Processes:
                     return
                 yield from self._listen()
         finally:
-            self.close()
+            if not self.keep:
+                self.close()
 
     def close(self) -> None:
         """End all workers at once."""
@@ -370,6 +374,9 @@ def _serve(
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
+    # nothing is forked; but locks of libraries then vanish with this process, however it ends
+    with contextlib.suppress(ValueError):
+        multiprocessing.set_start_method("fork", force=True)
     with contextlib.suppress(OSError):
         stacks = open(crash, "w")  # noqa: SIM115 - open as long as the process
         faulthandler.enable(stacks)

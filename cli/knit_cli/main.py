@@ -162,8 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {internal(error)}", err=True)
         code = FAILED
     code = code if isinstance(code, int) else DONE
-    if "torch" in sys.modules:
-        # unloading torch takes a second or two, which nobody needs to wait for
+    if "torch" in sys.modules or "distributed" in sys.modules:
+        # unloading these takes a second or two, which nobody needs to wait for
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -86,6 +86,8 @@ def run_file(ctx: click.Context, run_yaml: str, inputs: tuple[str, ...], **value
         if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
     }
     values |= {name: value for name, value in _values(told).items() if name not in given}
+    if {"jobs", "dask", "dask_local"} & given:
+        values["cluster"] = None
     task = told.recipe.task
     if task != "inpaint" and values.pop("mask", None):
         raise click.UsageError(f"{run_yaml}: the task {task} takes no mask")
@@ -115,4 +117,5 @@ def _values(told: RunFile) -> dict[str, Any]:
         "timeout": told.executor.timeout,
         "max_memory": size,
         "retries": told.executor.retries,
+        "cluster": None if told.executor.kind == "processes" else told.executor,
     }

@@ -27,6 +27,7 @@ from knit_cli.main import DONE, FAILED, SURROUNDINGS, Stopped, WrongPlan, shield
 from knit_cli.options import given_fields
 from knit_cli.places import Leftovers, state_of
 from knit_cli.render import Terminal, result_line, shown
+from knit_cli.stacks import may_split
 from knit_cli.work import FileTask, attempt, file_seed, input_hashes, job_key, plain_fields
 from knitcore.errors import Cancelled, DeviceError, FileError, RecipeError
 from knitcore.files import file_hash
@@ -65,7 +66,8 @@ def run(
         plan = _prepare(task, inputs, values, terminal, recipe)
     except RecipeError as error:
         raise WrongPlan(shown(error, lines=True)) from None
-    if plan.many:
+    shared = values["jobs"] > 1 and any(may_split(job) for job in plan.jobs)
+    if plan.many or values["dask"] or values["dask_local"] or shared:
         from knit_cli.batch import run_batch
 
         code = run_batch(plan, values, terminal, ctx)

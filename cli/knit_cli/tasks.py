@@ -108,6 +108,19 @@ BATCH = [
         help="Files worked on at a time, each in a process of its own. [default: 1]",
     ),
     _option(
+        "--dask",
+        section="Batch",
+        metavar="ADDRESS",
+        help="Let the workers of a dask cluster do it, such as tcp://host:8786.",
+    ),
+    _option(
+        "--dask-local",
+        section="Batch",
+        type=Range(int, min=1, max=1024),
+        metavar="N",
+        help="Start a dask cluster of N workers on this machine.",
+    ),
+    _option(
         "--timeout",
         section="Batch",
         type=Range(float, min=0, min_open=True),

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from knit_cli.jobs import Job
 from knitcore.errors import Cancelled, FileError, KnitError
 from knitcore.events import Event, Note, Progress
 from knitcore.files import file_hash, record_path
 from knitcore.recipe import Inpaint, Recipe, make_recipe, recipe_fields
+
+if TYPE_CHECKING:
+    from knit_cli.stacks import Part
 
 PAUSES = (0.5, 2.0, 5.0)  # before writing is tried again on a disk that dropped out
 DROPPED_OUT = tuple(
@@ -49,6 +52,8 @@ class FileTask:
     series : int or None
         Which image of a file with several.
     allow_damaged, missing_as_hole, overwrite, debug : bool
+    part : Part or None
+        Of a stack that is split over the workers; see `stacks`.
     """
 
     job: Job
@@ -63,6 +68,7 @@ class FileTask:
     missing_as_hole: bool = False
     overwrite: bool = False
     debug: bool = False
+    part: Part | None = None
 
 
 def file_seed(seed: int, name: str) -> int:
@@ -210,7 +216,11 @@ def attempt(
     if task.job.fault:
         return {**outcome, "error": task.job.fault}
     try:
-        return _work(task, tell, cancel, shield)
+        if task.part is not None:
+            from knit_cli.stacks import work_on_part
+
+            return work_on_part(task, tell, cancel, shield)
+        return work_on_whole(task, tell, cancel, shield)
     except Cancelled:
         raise
     except MemoryError:
@@ -232,12 +242,19 @@ def attempt(
     return outcome
 
 
-def _work(
+def work_on_whole(
     task: FileTask,
     tell: Callable[[Event], None],
     cancel: Any,
     shield: Callable[[], AbstractContextManager],
 ) -> dict[str, Any]:
+    """Read, fit and write one file; parameters and outcome as of `attempt`.
+
+    Raises
+    ------
+    KnitError
+        What is wrong with it.
+    """
     from knitcore.files import check_writable, read_image, read_mask
     from knitcore.tasks import run_steps
 
@@ -262,15 +279,8 @@ def _work(
     if isinstance(job.mask, Path):
         mask = read_mask(job.mask, on_note=note, **limits)
     hashes = input_hashes(job)
-    files: dict[str, Any] = {"image": {"name": job.image.name, "sha256": hashes[0]}}
-    if isinstance(job.mask, Path):
-        files["mask"] = {"name": job.mask.name, "sha256": hashes[1]}
-    elif isinstance(recipe, Inpaint):
-        files["mask"] = {"word": job.mask} if job.mask else None
-    if task.kernel_file is not None or task.kernel is not None:
-        files["kernel"] = task.kernel_file
     check_writable(image, job.output, overwrite=task.overwrite)
-    _check_space(task, image)
+    check_space(task, image)
     if task.repeats is not None:
         _compare(task.repeats, image, mask, recipe, note)
 
@@ -284,6 +294,35 @@ def _work(
         steps.close()
 
     record = result.record
+    complete_record(record, task, hashes, notes)
+    with shield():
+        _write(task, result)
+    return done(task, record, time.monotonic() - began, hashes)
+
+
+def complete_record(
+    record: dict[str, Any], task: FileTask, hashes: tuple[str, str], notes: list[Note]
+) -> None:
+    """Add to a record of a result what only the command knows.
+
+    Parameters
+    ----------
+    record : dict
+        Changed in place.
+    task : FileTask
+    hashes : (str, str)
+        Of image and mask.
+    notes : list of Note
+        Told before the fit.
+    """
+    job = task.job
+    files: dict[str, Any] = {"image": {"name": job.image.name, "sha256": hashes[0]}}
+    if isinstance(job.mask, Path):
+        files["mask"] = {"name": job.mask.name, "sha256": hashes[1]}
+    elif record["task"] == "inpaint":
+        files["mask"] = {"word": job.mask} if job.mask else None
+    if task.kernel_file is not None or task.kernel is not None:
+        files["kernel"] = task.kernel_file
     places = {"output": job.output, **job.sides}
     record["files"] = files | {name: path.name for name, path in places.items()}
     record["key"] = job_key(task, *hashes)
@@ -291,8 +330,26 @@ def _work(
         *({"level": item.level, "text": item.text} for item in notes),
         *record.get("notes", []),
     ]
-    with shield():
-        _write(task, result)
+
+
+def done(
+    task: FileTask, record: dict[str, Any], seconds: float, hashes: tuple[str, str]
+) -> dict[str, Any]:
+    """The outcome of a file whose result is in its place.
+
+    Parameters
+    ----------
+    task : FileTask
+    record : dict
+        As written.
+    seconds : float
+    hashes : (str, str)
+
+    Returns
+    -------
+    dict
+    """
+    job = task.job
     return {
         "status": "done",
         "task": record["task"],
@@ -301,7 +358,7 @@ def _work(
         "record": str(record_path(job.output)),
         "sides": {name: str(path) for name, path in job.sides.items()},
         **_facts(record),
-        "seconds": round(max(record["seconds"]["total"], time.monotonic() - began), 3),
+        "seconds": round(max(record["seconds"]["total"], seconds), 3),
         "device": record["device"],
         "notes": record["notes"],
         "key": record["key"],
@@ -323,8 +380,18 @@ def _write(task: FileTask, result: Any) -> None:
             time.sleep(pause)
 
 
-def _check_space(task: FileTask, image: Any) -> None:
-    """Refuse to begin a fit whose result would not fit on the disk."""
+def check_space(task: FileTask, image: Any) -> None:
+    """Refuse to begin a fit whose result would not fit on the disk.
+
+    Parameters
+    ----------
+    task : FileTask
+    image : Image
+
+    Raises
+    ------
+    FileError
+    """
     scale = math.prod(float(f) for f in str(task.recipe.get("scale", "1")).split("x"))
     if "x" not in str(task.recipe.get("scale", "1")):
         scale **= 2
