@@ -253,7 +253,14 @@ class Processes:
             if not worker.ready:
                 self._early_deaths += 1
                 if self._early_deaths >= STARTS:
-                    raise ExecutorError(f"workers die at their start: {_death(worker, stack)}")
+                    reason = f"workers die at their start: {_death(worker, stack)}"
+                    if not any(other.ready for other in self._workers):
+                        raise ExecutorError(reason)
+                    # such as for lack of memory: those that work go on without it
+                    self.count, self._early_deaths = len(self._workers), 0
+                    if self.on_event is not None:
+                        told = {"note": f"{reason}; going on with {self.count}", "level": "warning"}
+                        self.on_event(worker.number, None, told)
             return
         if self.clean is not None:
             self.clean(task)

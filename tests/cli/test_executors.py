@@ -106,6 +106,23 @@ def test_workers_that_die_at_their_start_end_the_run(tmp_path):
         list(executor.run(["fine"]))
 
 
+def test_a_worker_that_cannot_start_costs_nothing_while_another_works(tmp_path):
+    """As where there is memory for one process, not for two."""
+    told = []
+    found = outcomes(
+        tmp_path,
+        [f"nap{i}" for i in range(20)],
+        count=2,
+        warm=faulty_workers.die_where_told,
+        environments=[{}, {"KNIT_TEST_DIE": "1"}],
+        on_event=lambda worker, task, event: told.append(event["note"]),
+    )
+    assert [one["status"] for one in found.values()] == ["done"] * 20
+    assert told == [
+        "workers die at their start: worker ended by itself (exit code 7); going on with 1"
+    ]
+
+
 def test_workers_are_gone_when_their_parent_is_killed(tmp_path):
     code = (
         "import sys; sys.path[:0] = %r\n"
