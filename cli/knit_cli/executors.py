@@ -253,7 +253,7 @@ class Processes:
             if not worker.ready:
                 self._early_deaths += 1
                 if self._early_deaths >= STARTS:
-                    reason = f"workers die at their start: {_death(worker, stack)}"
+                    reason = f"workers die at their start: {_death(worker, stack)}{_guard()}"
                     if not any(other.ready for other in self._workers):
                         raise ExecutorError(reason)
                     # such as for lack of memory: those that work go on without it
@@ -330,6 +330,14 @@ def _death(worker: _Worker, stack: str) -> str:
         hint = "; out of memory?" if -code == 9 else ""
         return f"worker killed (signal {-code}{hint})"
     return f"worker ended by itself (exit code {code})"
+
+
+def _guard() -> str:
+    """A hint for scripts, which the workers import: without a guard they would start again."""
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if Path(main).stem in ("", "knit", "__main__"):
+        return ""
+    return '; from a script, call it under `if __name__ == "__main__":`'
 
 
 def _innermost(stack: str) -> str:

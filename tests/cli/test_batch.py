@@ -313,6 +313,43 @@ def test_two_runs_exclude_each_other(night):
 
 
 @posix
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_once_and_twice(night, times):
+    """As a terminal sends it: to the whole group, workers and all."""
+    import psutil
+
+    words = ("inpaint", "in", "--mask", "value=0", "--steps", "1000000", "--knit-depth", "0")
+    command = [sys.executable, "-m", "knit_cli", *words, "-o", "out", "--events", "json"]
+    with subprocess.Popen(
+        command,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # a shell in the background would have it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        next(line for line in process.stdout if b'"progress"' in line)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        told = next(line for line in process.stderr if line.startswith(b"Note"))
+        assert told.rstrip().endswith(
+            b"stopping: 1 running image may end within a second; Ctrl-C again: at once"
+        )
+        if times == 2:
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+        end = json.loads(process.stdout.read().splitlines()[-1])
+        shown = process.stderr.read().decode()
+    assert (end["event"], end["exit"], end["done"], end["not started"]) == ("end", 130, 0, 5)
+    assert "To go on: the same command again" in shown
+    assert "Traceback" not in shown
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert results(night / "out") == {}
+    assert not list((night / "out").rglob("*.part"))
+
+
+@posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_terminated_batch_leaves_whole_files_only(night, number, code):
     words = ("inpaint", "in", "--mask", "value=0", "--steps", "1000000", "--knit-depth", "0")
