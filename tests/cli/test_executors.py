@@ -127,11 +127,13 @@ def test_a_worker_that_cannot_start_costs_nothing_while_another_works(tmp_path):
 def test_a_script_needs_its_guard_and_is_told_so(tmp_path, guarded):
     """Workers import the script that started them; without a guard it would start them again."""
     code = (
-        "import sys; sys.path[:0] = %r\n"
+        "import sys; sys.path[:0] = {!r}\n"
         "import faulty_workers as f; from pathlib import Path\n"
         "from knit_cli.executors import Processes\n"
-        "%s print(list(Processes(f.work, 1, scratch=Path('.')).run(['fine'])))\n"
-    ) % ([str(Path(__file__).parent), *sys.path], "if __name__ == '__main__':" if guarded else "")
+        "{} print(list(Processes(f.work, 1, scratch=Path('.')).run(['fine'])))\n"
+    ).format(
+        [str(Path(__file__).parent), *sys.path], "if __name__ == '__main__':" if guarded else ""
+    )
     script = tmp_path / "script.py"
     script.write_text(code.replace("\n print", "\nprint"))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
