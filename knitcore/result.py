@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -119,12 +120,17 @@ def versions() -> dict[str, str]:
     dict of str to str
     """
     found = {"python": platform.python_version(), "method": str(METHOD_VERSION)}
-    for name in ("napari-knitworks", "torch", "numpy", "scipy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    names = ("napari-knitworks", "torch", "numpy", "scipy")
+    return found | {name: _package_version(name) for name in names}
+
+
+@cache
+def _package_version(name: str) -> str:
+    """Looked up once: reading a package's metadata takes longer than restoring a small image."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def make_record(

@@ -257,7 +257,14 @@ class Processes:
             if not worker.ready:
                 self._early_deaths += 1
                 if self._early_deaths >= STARTS:
-                    raise ExecutorError(f"workers die at their start: {_death(worker, stack)}")
+                    reason = f"workers die at their start: {_death(worker, stack)}{_guard()}"
+                    if not any(other.ready for other in self._workers):
+                        raise ExecutorError(reason)
+                    # such as for lack of memory: those that work go on without it
+                    self.count, self._early_deaths = len(self._workers), 0
+                    if self.on_event is not None:
+                        told = {"note": f"{reason}; going on with {self.count}", "level": "warning"}
+                        self.on_event(worker.number, None, told)
             return
         if self.clean is not None:
             self.clean(task)
@@ -327,6 +334,14 @@ def _death(worker: _Worker, stack: str) -> str:
         hint = "; out of memory?" if -code == 9 else ""
         return f"worker killed (signal {-code}{hint})"
     return f"worker ended by itself (exit code {code})"
+
+
+def _guard() -> str:
+    """A hint for scripts, which the workers import: without a guard they would start again."""
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if Path(main).stem in ("", "knit", "__main__"):
+        return ""
+    return '; from a script, call it under `if __name__ == "__main__":`'
 
 
 def _innermost(stack: str) -> str:

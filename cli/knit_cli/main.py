@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -144,6 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         In place of those of the process.
     """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # a crash in a codec or driver ends this process: at least the place is told
+        faulthandler.enable(sys.stderr, all_threads=False)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         # a signal that is ignored (nohup) stays so
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,18 @@ from knit_cli.options import given_fields
 from knit_cli.places import Leftovers, state_of
 from knit_cli.render import Terminal, result_line, shown
 from knit_cli.stacks import may_split
-from knit_cli.work import FileTask, attempt, file_seed, input_hashes, job_key, plain_fields
+from knit_cli.work import (
+    FileTask,
+    attempt,
+    file_seed,
+    input_hashes,
+    job_key,
+    plain_fields,
+    warm,
+    work_on,
+)
 from knitcore.errors import Cancelled, DeviceError, FileError, RecipeError
+from knitcore.events import Note, Progress
 from knitcore.files import file_hash
 from knitcore.recipe import Inpaint, Recipe, SuperResolve, make_recipe, override_recipe, with_fields
 
@@ -99,7 +110,10 @@ def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
             terminal.start(job.image.name)
             try:
                 ready = replace(work, overwrite=work.overwrite or state == "redo")
-                outcome = attempt(ready, terminal.event, signals.stop, shielded)
+                if values["timeout"] or values["max_memory"]:
+                    outcome = _in_a_worker(ready, values, terminal)
+                else:
+                    outcome = attempt(ready, terminal.event, signals.stop, shielded)
             finally:
                 terminal.finish()
     except Cancelled:
@@ -119,6 +133,50 @@ def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
         return _to_stdout(plan)
     tell_outcome(outcome, values)
     return FAILED if failed else DONE
+
+
+def _in_a_worker(task: FileTask, values: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+    """As `attempt`, in a process of its own: only that can be held to limits."""
+    from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
+
+    began = time.monotonic()
+
+    def show(worker: int, task: Any, event: dict[str, Any]) -> None:
+        if "note" in event:
+            terminal.event(Note(event["note"], event["level"]))
+            return
+        fraction, seconds = event["progress"], time.monotonic() - began
+        left = seconds * (1 - fraction) / fraction if fraction > 0.02 else float("nan")
+        terminal.event(Progress(fraction, event["stage"], {}, seconds, left))
+
+    signals.gentle = True  # the executor looks at the count
+    try:
+        with tempfile.TemporaryDirectory(prefix="knit-") as scratch:
+            executor = Processes(
+                work_on,
+                warm=warm,
+                limits=Limits(values["timeout"], values["max_memory"], values["retries"]),
+                scratch=Path(scratch),
+                environments=worker_environments(1, task.recipe["device"]),
+                on_event=show,
+                pressed=lambda: 2 if signals.count else 0,
+                clean=lambda task: Leftovers().settle(task.job),
+            )
+            outcomes = [outcome for _, outcome in executor.run([task])]
+    except ExecutorError as error:
+        return {"status": "failed", "error": str(error), "abort": True}
+    finally:
+        signals.gentle = False
+    if not outcomes or outcomes[0]["status"] == "stopped":
+        raise Cancelled
+    outcome = {"input": str(task.job.image), **outcomes[0]}
+    del outcome["worker"]
+    if "stack" in outcome:
+        outcome["error"] = f"{task.job.image}: {outcome['error']}"
+        stack = outcome.pop("stack")
+        if task.debug and stack:
+            outcome["trace"] = stack
+    return outcome
 
 
 def tell_outcome(outcome: dict[str, Any], values: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ def work(task, emit, cancel):
         emit({"progress": 0.5, "stage": "slow"})
         if cancel.wait(60):
             return {"status": "stopped"}
+    elif word.startswith("nap"):
+        time.sleep(0.3)
     elif word == "raise":
         raise ValueError("odd\nthing")
     elif word == "environment":
@@ -58,3 +60,8 @@ def work_watched(task, emit, cancel):
             time.sleep(60)
         return {"status": "done"}
     return work(task, emit, cancel)
+
+
+def die_where_told():
+    if os.environ.get("KNIT_TEST_DIE"):
+        os._exit(7)

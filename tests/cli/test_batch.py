@@ -124,36 +124,46 @@ def test_a_night_its_report_and_its_second_start(night):
 
 @posix
 def test_killed_at_any_moment_a_new_start_ends_with_the_same_files(night):
+    """Twenty kills at random moments, and two as soon as a file is half written."""
     (night / "in" / "empty.tif").unlink()
+    for number in range(5, 12):
+        image(night / "in" / f"{number}.tif", number)
     words = ["inpaint", "in", "-r", "-o", "out", *QUICK, "--save-std"]
-    began = time.monotonic()
     knit(*words)
-    length = time.monotonic() - began
     wanted = results(night / "out")
-    chance = random.Random(0)
-    shutil.rmtree(night / "out")
-    for number in range(20):
-        if number % 4 == 0:
-            shutil.rmtree(night / "out", ignore_errors=True)
-        command = [sys.executable, "-m", "knit_cli", *words]
+    chance, out, hits = random.Random(0), night / "out", 0
+    shutil.rmtree(out)
+    for number in range(22):
+        if number % 3 == 0:
+            shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-m", "knit_cli", *words, "--events", "json"]
         with subprocess.Popen(
-            command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
-            # most of a run is start-up; the files are worked on at its end
-            time.sleep(length * chance.uniform(0.6, 1.1))
+            if number < 20:
+                # most of a run is start-up: only some of the kills are to fall there
+                awaited = b'"start"' if chance.random() < 0.25 else b'"file"'
+                next((line for line in process.stdout if awaited in line), None)
+                time.sleep(chance.uniform(0, 0.3))
+            else:
+                while not half_written(out) and process.poll() is None:
+                    pass
             process.kill()
-        for path in (night / "out").rglob("*.tif") if (night / "out").exists() else ():
-            if not path.name.startswith("."):
-                assert (
-                    results(night / "out")[path.relative_to(night / "out").as_posix()]
-                    == (wanted[path.relative_to(night / "out").as_posix()])
-                )
+        hits += bool(half_written(out))
+        whole = {k: v for k, v in results(out).items() if not Path(k).name.startswith(".")}
+        assert whole.items() <= wanted.items()
+    assert hits > 0
+    print(f"{hits} of 22 kills left a file half written")
     knit(*words)
-    assert results(night / "out") == wanted
-    assert not list((night / "out").rglob("*.part"))
-    states = {line["output"]: line["state"] for line in report(night / "out")}
+    assert results(out) == wanted
+    assert not list(out.rglob("*.part"))
+    states = {line["output"]: line["state"] for line in report(out)}
     assert set(states.values()) == {"done"}
-    assert len(states) == 5
+    assert len(states) == 12
+
+
+def half_written(folder):
+    return [path for path in folder.rglob("*.part") if not path.name.startswith(".knit.")]
 
 
 def test_a_run_killed_between_its_moves_is_finished_by_the_next(night):
@@ -300,6 +310,43 @@ def test_two_runs_exclude_each_other(night):
     assert results(night / "out") == {}
     assert not list((night / "out").rglob("*.part"))
     knit("inpaint", "in/0.tif", "in/1.tif", "-o", "out", *QUICK)  # the lock went with its process
+
+
+@posix
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_once_and_twice(night, times):
+    """As a terminal sends it: to the whole group, workers and all."""
+    import psutil
+
+    words = ("inpaint", "in", "--mask", "value=0", "--steps", "1000000", "--knit-depth", "0")
+    command = [sys.executable, "-m", "knit_cli", *words, "-o", "out", "--events", "json"]
+    with subprocess.Popen(
+        command,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # a shell in the background would have it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        next(line for line in process.stdout if b'"progress"' in line)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        told = next(line for line in process.stderr if line.startswith(b"Note"))
+        assert told.rstrip().endswith(
+            b"stopping: 1 running image may end within a second; Ctrl-C again: at once"
+        )
+        if times == 2:
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+        end = json.loads(process.stdout.read().splitlines()[-1])
+        shown = process.stderr.read().decode()
+    assert (end["event"], end["exit"], end["done"], end["not started"]) == ("end", 130, 0, 5)
+    assert "To go on: the same command again" in shown
+    assert "Traceback" not in shown
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert results(night / "out") == {}
+    assert not list((night / "out").rglob("*.part"))
 
 
 @posix

@@ -106,6 +106,56 @@ def test_workers_that_die_at_their_start_end_the_run(tmp_path):
         list(executor.run(["fine"]))
 
 
+def test_a_worker_that_cannot_start_costs_nothing_while_another_works(tmp_path):
+    """As where there is memory for one process, not for two."""
+    told = []
+    found = outcomes(
+        tmp_path,
+        [f"nap{i}" for i in range(20)],
+        count=2,
+        warm=faulty_workers.die_where_told,
+        environments=[{}, {"KNIT_TEST_DIE": "1"}],
+        on_event=lambda worker, task, event: told.append(event["note"]),
+    )
+    assert [one["status"] for one in found.values()] == ["done"] * 20
+    assert told == [
+        "workers die at their start: worker ended by itself (exit code 7); going on with 1"
+    ]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_needs_its_guard_and_is_told_so(tmp_path, guarded):
+    """Workers import the script that started them; without a guard it would start them again."""
+    code = (
+        "import sys; sys.path[:0] = {!r}\n"
+        "import faulty_workers as f; from pathlib import Path\n"
+        "from knit_cli.executors import Processes\n"
+        "{} print(list(Processes(f.work, 1, scratch=Path('.')).run(['fine'])))\n"
+    ).format(
+        [str(Path(__file__).parent), *sys.path], "if __name__ == '__main__':" if guarded else ""
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code.replace("\n print", "\nprint"))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == guarded
+    hint = 'call it under `if __name__ == "__main__":`'
+    assert (hint in done.stderr.splitlines()[-1]) if not guarded else ("'done'" in done.stdout)
+
+
+def test_neither_a_line_of_code_nor_a_notebook_needs_a_guard(tmp_path):
+    """What has no file is not imported by the workers."""
+    code = (
+        "import sys; sys.path[:0] = %r\n"
+        "import faulty_workers as f; from pathlib import Path\n"
+        "from knit_cli.executors import Processes\n"
+        "print(list(Processes(f.work, 1, scratch=Path('.')).run(['fine'])))\n"
+    ) % [str(Path(__file__).parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "'done'" in done.stdout, done.stderr
+
+
 def test_workers_are_gone_when_their_parent_is_killed(tmp_path):
     code = (
         "import sys; sys.path[:0] = %r\n"

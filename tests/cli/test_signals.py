@@ -212,3 +212,53 @@ def test_a_full_disk_ends_the_run_and_leaves_no_part(folder):
     assert done.returncode == 3
     assert "Error: cells_inpainted.tif: cannot write" in done.stderr
     assert sorted(os.listdir(folder)) == ["cells.tif", "dust.png"]
+
+
+def test_a_crash_of_a_single_run_tells_the_place_and_leaves_nothing(folder):
+    """It happens in the command's own process; with a limit, in a worker, which is survived."""
+    crash = "import ctypes; ctypes.string_at(0)"
+    code = (
+        "import sys, knitcore.tiff\n"
+        f"def read_tiff(*_, **__): {crash}\n"
+        "knitcore.tiff.read_tiff = read_tiff\n"
+        "import knit_cli.main; knit_cli.main.main()"
+    )
+    (folder / "knit").write_text(code)
+    words = [sys.executable, "knit", "inpaint", "cells.tif", "--mask", "value=0"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert "read_tiff" in done.stderr
+    assert sorted(os.listdir(folder)) == ["cells.tif", "dust.png", "knit"]
+
+
+def test_limits_hold_for_a_single_file_too(folder):
+    words = (*LONG, "--save-std", "-o", "out.tif")
+    with start(*words, "--timeout", "4", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, b"")
+    assert err.startswith(b"Error: cells.tif: no end after 4 s, in ")
+    words = ("inpaint", "cells.tif", "--mask", "value=0")
+    with start(*words, "--max-memory", "50M", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        _, err = p.communicate(timeout=60)
+    assert (p.returncode, err) == (1, b"Error: cells.tif: needed over 0.0488 GiB (--max-memory)\n")
+    with start(*words, "--timeout", "60", "--json", stdout=subprocess.PIPE) as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b'"status": "done"' in out
+    assert sorted(os.listdir(folder)) == [
+        "cells.tif", "cells_inpainted.tif", "cells_inpainted.tif.knit.json", "dust.png",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_of_a_single_run_with_a_limit(folder):
+    terminal = Terminal()
+    before = sorted(os.listdir(folder))
+    words = (*LONG, "--timeout", "600")
+    with start(*words, stdout=subprocess.PIPE, stderr=terminal.side) as process:
+        terminal.wait_for(b": fit")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert "stopped" in terminal.rest()
+    assert sorted(os.listdir(folder)) == before
