@@ -89,7 +89,8 @@ class Overlay:
             at = told.index(Ellipsis)
             told = told[:at] + (slice(None),) * (self.ndim - len(told) + 1) + told[at + 1 :]
         told += (slice(None),) * (self.ndim - len(told))
-        span, rest = [], []
+        span: list[tuple[int, int]] = []
+        rest: list[Any] = []
         for one, n in zip(told, self.shape, strict=True):
             if isinstance(one, slice):
                 steps = range(n)[one]
