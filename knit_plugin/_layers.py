@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,23 @@ class Taken:
         return axis_letters(self.state["axis_labels"]) + "S" * self.rgb
 
 
+def own(taken: Taken) -> Taken:
+    """A layer whose array is the run's own, if it is an array of up to 64 MiB.
+
+    Parameters
+    ----------
+    taken : Taken
+
+    Returns
+    -------
+    Taken
+    """
+    data = taken.data
+    if isinstance(data, np.ndarray) and data.nbytes <= COPY_AT_ONCE:
+        return replace(taken, data=data.copy())
+    return taken
+
+
 def take(layer: Any, *, copy: bool = True) -> Taken:
     """Note down all that a run needs from a layer.
 
@@ -84,8 +101,6 @@ def take(layer: Any, *, copy: bool = True) -> Taken:
     data, state, kind = layer.as_layer_data_tuple()
     if kind in ("image", "labels"):
         data = data[0] if state.get("multiscale") else data
-        if copy and isinstance(data, np.ndarray) and data.nbytes <= COPY_AT_ONCE:
-            data = data.copy()
     ndim = layer.ndim
     origin = np.asarray(layer.data_to_world(np.zeros(ndim)), float)
     matrix = np.eye(ndim + 1)
@@ -93,7 +108,8 @@ def take(layer: Any, *, copy: bool = True) -> Taken:
     for axis, step in enumerate(np.eye(ndim)):
         matrix[:ndim, axis] = np.asarray(layer.data_to_world(step), float) - origin
     shape = tuple(data.shape[:ndim]) if kind in ("image", "labels") else ()
-    return Taken(state["name"], kind, data, state, shape, matrix, tuple(state["units"]))
+    taken = Taken(state["name"], kind, data, state, shape, matrix, tuple(state["units"]))
+    return own(taken) if copy else taken
 
 
 def axis_letters(labels: tuple[str, ...]) -> str:
@@ -198,7 +214,7 @@ def core_image(taken: Taken, array: np.ndarray) -> Image:
     )
 
 
-def memory_needed(taken: Taken, pixels: int | None = None) -> int:
+def memory_needed(taken: Taken, pixels: int | None = None, share: float = 1.0) -> int:
     """Bytes a run takes for an image layer's copy, preview, result, std and synthesised pixels.
 
     Parameters
@@ -206,13 +222,16 @@ def memory_needed(taken: Taken, pixels: int | None = None) -> int:
     taken : Taken
     pixels : int, optional
         How many the result has, if not as many as the layer.
+    share : float
+        Of the pixels, those that are held in memory; the mask is held for all.
 
     Returns
     -------
     int
     """
     each, own = np.dtype(taken.data.dtype).itemsize, int(np.prod(taken.data.shape))
-    return own * each + (own if pixels is None else pixels) * (2 * each + 4 + 1)
+    made = own if pixels is None else pixels
+    return int(share * (own * each + made * (2 * each + 4))) + made
 
 
 def image_to_mask(image: Taken, mask: Taken) -> np.ndarray:

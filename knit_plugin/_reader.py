@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from knitcore import RecipeError, load_recipe
-from knitcore.recipe import MAX_RECIPE_BYTES, MAX_RECORD_BYTES, RECIPES
+from knitcore.recipe import MAX_RECIPE_BYTES, MAX_RECORD_BYTES, RECIPES, run_sections
 
 TITLES = {"inpaint": "Inpaint", "denoise": "Denoise", "super-resolve": "Super-resolve"}
 WIDGETS = {
     "Inpaint": ("inpaint_widget", "InpaintWidget"),
     "Denoise": ("denoise_widget", "DenoiseWidget"),
     "Super-resolve": ("super_resolve_widget", "SuperResolveWidget"),
+    "Batch": ("batch_widget", "BatchWidget"),
 }
 NO_LAYER: list[tuple[None]] = [(None,)]  # napari's sign for: read, and nothing to show
 
@@ -90,9 +91,13 @@ def open_settings(path: str) -> list[tuple[None]]:
     if viewer is None:
         raise RecipeError(f"{path}: settings are opened in a viewer, and there is none")
     recipe = load_recipe(path)
-    widget = open_widget(viewer, TITLES[recipe.task])
-    widget.show_recipe(recipe)
-    show_info(f"Settings of {Path(path).name}: see {TITLES[recipe.task]} (Knitworks)")
+    title = TITLES[recipe.task]
+    if run_sections(path)[0]:
+        title = "Batch"
+        open_widget(viewer, title).show_file(path)
+    else:
+        open_widget(viewer, title).show_recipe(recipe)
+    show_info(f"Settings of {Path(path).name}: see {title} (Knitworks)")
     return NO_LAYER
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from qtpy.QtCore import QSize, Qt, QTimer
-from qtpy.QtGui import QResizeEvent
+from qtpy.QtGui import QKeySequence, QResizeEvent, QShortcut
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QComboBox,
     QFileDialog,
     QFormLayout,
@@ -33,6 +34,8 @@ LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
 
 # What fields of type str may hold, where that is a short list; of the device, until torch knows more
 CHOICES = {"device": ("auto", "cpu"), "blind_spot": ("auto", "x", "y", *"0123456789")}
+# Boxes with a sentence of their own instead of the field's name
+SENTENCES = {"validation": "Estimate the error of this fill"}
 # Words of a field that may also hold the path of a file
 SUGGESTIONS = {"kernel": ("estimate", "delta", "gaussian:1")}
 
@@ -98,6 +101,11 @@ class RecipeForm(QWidget):
         field = self._model.model_fields[name]
         widget = field_input(name, field, value)
         self.inputs[name] = widget
+        if name in SENTENCES:
+            widget.native.setText(SENTENCES[name])
+            widget.native.setToolTip(field.description or "")
+            rows.addRow(widget.native)
+            return
         text = name.replace("_", " ").capitalize().replace("Nan ", "NaN ")
         add_row(rows, text, widget.native, field.description or "")
 
@@ -282,6 +290,22 @@ class InputsArea(QScrollArea):
         """Another width wraps the texts in other lines."""
         super().resizeEvent(event)
         self._later.start(0)  # napari's style sheet comes after the first time
+
+
+def add_keys(widget: QWidget, buttons: Mapping[str, QAbstractButton]) -> None:
+    """Press buttons by keys while the focus is somewhere in a widget, and say so in their tooltips.
+
+    Parameters
+    ----------
+    widget : QWidget
+    buttons : dict of str to QAbstractButton
+        By key, such as "Ctrl+Return".
+    """
+    for keys, button in buttons.items():
+        shortcut = QShortcut(QKeySequence(keys), widget)
+        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        shortcut.activated.connect(button.click)
+        button.setToolTip(f"{button.toolTip()} ({keys})")
 
 
 def form_layout() -> QFormLayout:

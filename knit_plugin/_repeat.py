@@ -11,6 +11,7 @@ from knitcore.files import write_image
 from knitcore.recipe import Recipe, make_recipe
 from knitcore.result import array_hash
 
+FLAGS = {"validation": "validate"}  # options of `knit` that are not called like their field
 FUNCTIONS = {"inpaint": "inpaint", "denoise": "denoise", "super-resolve": "super_resolve"}
 
 
@@ -52,7 +53,7 @@ def as_command(recipe: Recipe, image: Path, mask: Path | None, out: Path) -> str
     if mask is not None:
         words += ["--mask", str(mask)]
     for name, value in changed_fields(recipe).items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + FLAGS.get(name, name).replace("_", "-")
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from knit_plugin._layers import COPY_AT_ONCE, Taken
 from knitcore import Result
+from knitcore.overlay import Overlay
 
 # Where a layer lies, and how an image looks: copied from the source to what is made from it.
 _PLACE = ("affine", "axis_labels", "rotate", "scale", "shear", "translate", "units")
@@ -42,7 +45,59 @@ class Canvas:
         it.
     """
 
-    data: np.ndarray
+    data: Any
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a result's further layers show, made in the worker: it takes a moment for large images.
+
+    Attributes
+    ----------
+    image : array-like
+        A dask array where the result is lazy.
+    std : ndarray of float32
+        One a pixel.
+    highest : float
+        Of `std`.
+    synthesised : ndarray of uint8
+        One a pixel.
+    extra : object
+        What the task wants besides.
+    """
+
+    image: Any
+    std: np.ndarray
+    highest: float
+    synthesised: np.ndarray
+    extra: Any = None
+
+
+def make_ready(result: Result, rgb: bool, extra: Any = None) -> Ready:
+    """Make what the layers of a result show; for a worker thread.
+
+    Parameters
+    ----------
+    result : Result
+    rgb : bool
+    extra : object
+
+    Returns
+    -------
+    Ready
+    """
+    image: Any = result.image
+    if isinstance(image, Overlay):
+        import dask.array
+
+        planes = image.ndim - image.inner
+        chunks = (1,) * planes + image.shape[planes:]
+        image = dask.array.from_array(image, chunks, name=False)  # nothing is hashed
+    std = one_a_pixel(result.std, rgb)
+    synthesised = result.synthesised.view(np.uint8)  # no copy
+    if rgb:
+        synthesised = synthesised.max(axis=-1)
+    return Ready(image, std, float(std.max(initial=0)), synthesised, extra)
 
 
 def place_of(
@@ -217,22 +272,30 @@ class ResultLayers:
             layers.selection.update(selected)
             layers.selection.active = active
 
+    def hide(self) -> None:
+        """Let the result layer be seen no more, which is quick; `discard` may come a little later."""
+        if self._is_ours():
+            self.layer.visible = False
+
     def discard(self) -> None:
         """Take the result layer away, unless the user has made it theirs."""
         if self._is_ours():
-            self.viewer.layers.remove(self.layer)
+            small = getattr(self._shown, "nbytes", 0) <= COPY_AT_ONCE
+            with without_search() if small else contextlib.nullcontext():
+                self.viewer.layers.remove(self.layer)
 
     def keep_preview(self) -> None:
         """Leave the result layer, under a name that says that it is not the end."""
         if self._is_ours():
             self.layer.name = f"{self.source.name} ({self.done}, stopped early)"
 
-    def finish(self, result: Result) -> list[Callable[[], None]]:
+    def finish(self, result: Result, ready: Ready) -> list[Callable[[], None]]:
         """Put the final layers into the viewer.
 
         Parameters
         ----------
         result : Result
+        ready : Ready
 
         Returns
         -------
@@ -240,44 +303,41 @@ class ResultLayers:
             One a layer: image and std. Each takes some tens of milliseconds, so the caller lets the
             event loop turn between them.
         """
-        return [lambda: self._finish_image(result), lambda: self.add_std(result)]
+        return [lambda: self._finish_image(result, ready), lambda: self.add_std(result, ready)]
 
-    def _finish_image(self, result: Result) -> None:
+    def _finish_image(self, result: Result, ready: Ready) -> None:
         if self._is_ours():
-            self.layer.data = result.image
+            self.layer.data = ready.image
         else:
-            self.layer = self._add_image(result.image)
+            self.layer = self._add_image(ready.image)
         self.layer.metadata = {**self.layer.metadata, "knitworks": result.record}
 
-    def add_std(self, result: Result) -> None:
+    def add_std(self, result: Result, ready: Ready) -> None:
         """Add the expected errors, hidden."""
-        std = one_a_pixel(result.std, self.source.rgb)
-        highest = float(std.max(initial=0))
-        look: dict[str, Any] = {"colormap": "magma", "contrast_limits": (0, highest or 1.0)}
-        self.std_layer = self._add_hidden(std, "std", result, None, **look)
+        limits = (0, ready.highest or 1.0)
+        look: dict[str, Any] = {"colormap": "magma", "contrast_limits": limits}
+        self.std_layer = self._add_hidden(ready.std, "std", result, None, **look)
 
-    def add_residual(self, residual: np.ndarray, result: Result) -> None:
-        """Add what denoising took away, hidden: grey for nothing, 3 standard deviations either way.
+    def add_residual(self, residual: np.ndarray, width: float, result: Result) -> None:
+        """Add what denoising took away, hidden: grey for nothing.
 
         Parameters
         ----------
         residual : ndarray of float32
             As made by `one_a_pixel`.
+        width : float
+            What is white; its negative is black.
         result : Result
         """
-        width = 3 * float(residual.std()) or 1.0
         limits = (-width, width)
         self._add_hidden(residual, "residual", result, colormap="gray", contrast_limits=limits)
 
-    def add_synthesised(self, result: Result) -> None:
+    def add_synthesised(self, result: Result, ready: Ready) -> None:
         """Add which pixels were invented as labels, hidden."""
         from napari.layers import Labels
 
-        synthesised = result.synthesised.astype(np.uint8)
-        if self.source.rgb:
-            synthesised = synthesised.max(axis=-1)
         layer = Labels(
-            synthesised,
+            ready.synthesised,
             name=f"{self.source.name} (synthesised)",
             visible=False,
             metadata={"knitworks": result.record},
@@ -329,6 +389,37 @@ class ResultLayers:
         )
         self._add(layer, select=False)
         return layer
+
+
+@contextlib.contextmanager
+def without_search() -> Iterator[None]:
+    """Keep Python from looking through its whole heap for garbage.
+
+    napari has it do so whenever a layer goes: with all that a viewer loads this takes 0.2 s and more.
+    What is frozen meanwhile is looked at the next time.
+    """
+    ours = gc.get_freeze_count() == 0  # what somebody else has frozen stays frozen
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
+
+
+def residual_width(residual: np.ndarray) -> float:
+    """Contrast limit of a residual: three standard deviations.
+
+    Parameters
+    ----------
+    residual : ndarray of float
+
+    Returns
+    -------
+    float
+    """
+    return 3 * float(np.nanstd(residual)) or 1.0
 
 
 def one_a_pixel(array: np.ndarray, rgb: bool) -> np.ndarray:

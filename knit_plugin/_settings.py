@@ -8,9 +8,12 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import psutil
 
 PLUGIN = "napari-knitworks"
 # What belongs to one image: kept, it would spoil the next one without a word
@@ -190,7 +193,7 @@ def recall_device(task: str, form: Any) -> None:
 
 
 def may_take(needed: int, parent: Any) -> bool:
-    """Ask before a run that takes more memory than the preferences let pass.
+    """Ask before a run that takes more memory than the preferences let pass, or than is free.
 
     Parameters
     ----------
@@ -204,14 +207,19 @@ def may_take(needed: int, parent: Any) -> bool:
         Whether to go on.
     """
     limit = preferences().ask_above_gb
-    if needed <= limit * 1e9:
+    free = psutil.virtual_memory().available
+    if needed <= min(limit * 1e9, free):
         return True
     from qtpy.QtWidgets import QMessageBox
 
+    why = (
+        f"That is more than the {free / 1e9:.3g} GB that are free on this machine."
+        if needed > free
+        else f"Asked from {limit:g} GB on; see File > Preferences > Knitworks."
+    )
     text = (
         f"The layers of this run take about {needed / 1e9:.3g} GB. Go on?\n"
-        f"(Asked from {limit:g} GB on; see File > Preferences > Knitworks. "
-        "A crop of the image takes less.)"
+        f"({why} A crop of the image takes less.)"
     )
     yes = QMessageBox.StandardButton.Yes
     return bool(QMessageBox.question(parent, "Knitworks", text) == yes)
@@ -246,14 +254,16 @@ def _set(inputs: dict[str, Any], name: str, value: Any) -> bool:
     return True
 
 
-def autosave(result: Any, name: str, tell: Callable[[str], Any]) -> Path | None:
-    """Save a result, with its record, into the folder that the preferences name.
+def autosave(result: Any, name: str, folder: str, tell: Callable[[str], Any]) -> Path | None:
+    """Save a result, with its record; for a worker thread.
 
     Parameters
     ----------
     result : knitcore.Result
     name : str
         Of the result layer; becomes the file's name.
+    folder : str
+        The one of the preferences.
     tell : callable
         Called with what went wrong: a result in the viewer is not lost because a disk is full.
 
@@ -264,21 +274,20 @@ def autosave(result: Any, name: str, tell: Callable[[str], Any]) -> Path | None:
     """
     from knitcore import FileError, write_result
 
-    chosen = preferences().autosave_folder
-    if not chosen:
+    if not folder:
         return None
-    folder = Path(chosen).expanduser()
+    place = Path(folder).expanduser()
     # a layer may be called anything
     stem = (
         "".join(c if c.isalnum() or c in " ._-()+" else "_" for c in name).strip(" .") or "result"
     )
     stem = stem.encode()[:200].decode(errors="ignore")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
-            path = folder / (f"{stem}.tif" if number == 1 else f"{stem} {number}.tif")
+            path = place / (f"{stem}.tif" if number == 1 else f"{stem} {number}.tif")
             if not path.exists():
-                return write_result(result, path)
+                return write_result(replace(result, image=np.asarray(result.image)), path)
     except (FileError, OSError) as error:
         tell(f"the result was not autosaved: {error}")
     return None

@@ -26,19 +26,31 @@ from qtpy.QtWidgets import (
 )
 
 from knit_plugin import _settings
+from knit_plugin._background import Background
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import (
     Taken,
     core_image,
     core_mask,
     memory_needed,
+    own,
     read,
     take,
 )
 from knit_plugin._parts import Box, current_plane, cut, in_view, planes_between
-from knit_plugin._recipe_form import InputsArea, RecipeForm, add_row, form_layout
+from knit_plugin._recipe_form import InputsArea, RecipeForm, add_keys, add_row, form_layout
 from knit_plugin._repeat import as_command, as_python, same_in_file, save_input
-from knit_plugin._results import Canvas, ResultLayers, enlarged_shape, nearest, one_a_pixel
+from knit_plugin._results import (
+    Canvas,
+    Ready,
+    ResultLayers,
+    enlarged_shape,
+    make_ready,
+    nearest,
+    one_a_pixel,
+    place_of,
+    residual_width,
+)
 from knit_plugin._run_panel import RunPanel, amount, wrapped_label
 from knit_plugin._settings import set_inputs
 from knit_plugin._worker import Job, Outcome, torch_devices, wait_for, warm_up
@@ -55,6 +67,7 @@ from knitcore import (
 )
 from knitcore.baselines.methods import METHODS, run_method_steps
 from knitcore.events import CancelToken, drain
+from knitcore.overlay import Overlay
 from knitcore.recipe import PRESETS, RECIPES, Recipe, make_recipe, with_fields
 
 PREVIEW_GAP = 0.5  # seconds
@@ -62,6 +75,7 @@ PREVIEW_STEPS = 300  # no more for a trial; the article's settings take thousand
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
 BREATH = 30  # ms, for the event loop between two layers that are added
+FAR_PLANES = 4.0  # from this ratio of z step to pixel size on, neighbouring planes tell little
 
 
 class TaskWidget(QWidget):
@@ -79,6 +93,7 @@ class TaskWidget(QWidget):
     basic: ClassVar[tuple[str, ...]]  # fields of the recipe that are shown at once,
     advanced: ClassVar[tuple[str, ...]]  # and those that are folded away
     preview_side: ClassVar[int] = 256  # most pixels that a preview is high and wide
+    in_planes: ClassVar[bool] = True  # whether the recipe has a choice of 2-D or 3-D
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
@@ -86,9 +101,11 @@ class TaskWidget(QWidget):
 
         self.viewer = napari_viewer
         self.job: Job | None = None
+        self._notes: list[str] = []  # of the run under way
         self.remark = ""  # to be shown with the progress of the run
         self._layers: ResultLayers | None = None
-        self._pending: list[Any] = []
+        self._pending: list[Any] = []  # what is still to be done in the viewer, step by step
+        self._aside: set[Background] = set()  # what is worked out in threads, besides runs
         self._dock: Any = None
         self._extra_fields: dict[str, Any] = {}  # of a loaded recipe, without an input here
         self._trying = self._try_again = False  # the run under way is a preview; start it anew
@@ -109,6 +126,12 @@ class TaskWidget(QWidget):
         self.panel.run.connect(self.run)
         self.panel.cancel.connect(self.cancel)
         self.panel.preview.connect(self.preview)
+        keys = {
+            "Ctrl+Return": self.panel.run_button,
+            "Ctrl+Shift+Return": self.panel.preview_button,
+            "Esc": self.panel.cancel_button,
+        }
+        add_keys(self, keys)
         self._fill_menus()
         self._again_timer = QTimer(self)
         self._again_timer.setSingleShot(True)
@@ -202,7 +225,7 @@ class TaskWidget(QWidget):
         return True
 
     def more_layers(
-        self, layers: ResultLayers, result: Result, extra: Any
+        self, layers: ResultLayers, result: Result, ready: Ready
     ) -> list[Callable[[], None]]:
         """What adds the task's further layers to the image and std, one by one."""
         return []
@@ -226,6 +249,16 @@ class TaskWidget(QWidget):
         self._part_row = self._make_part_row()
         tip = "Which planes of a stack: all, the one in view, or a range along its first axis."
         add_row(layers, "Part", self._part_row, tip)
+        self.volume = QComboBox()
+        self.volume.addItems(["auto", "plane by plane (2-D)", "planes together (3-D)"])
+        self.volume.currentIndexChanged.connect(lambda _: self.check())
+        self.volume.currentIndexChanged.connect(lambda _: self._settings_changed())
+        tip = (
+            "Whether the planes of a stack are fitted one by one, or as a volume. Auto: as a volume "
+            f"along z, unless the step in z is {FAR_PLANES:g} times the pixel size or more."
+        )
+        if self.in_planes:
+            add_row(layers, "Fit", self.volume, tip)
         self._layer_rows = layers
         column.addLayout(layers)
         for widget in (*self.add_inputs(layers), self.hint, self.form):
@@ -312,10 +345,10 @@ class TaskWidget(QWidget):
         """Say what is missing, or what the run will need; Run is on when nothing is missing."""
         if self.job is not None:
             return
+        self._show_stack_rows()
         try:
-            image, _ = self.take(copy=False)
-            self._show_part_row(image)
-            text = self._needs(cut(image, self._part_box(image)))
+            image, mask = self.take(copy=False)
+            text = self._needs(cut(image, self._part_box(image)), mask)
         except InputError as problem:
             self._say(str(problem))
             self.panel.show_idle(ready=False)
@@ -323,21 +356,37 @@ class TaskWidget(QWidget):
         self._say(text)
         self.panel.show_idle(ready=True)
 
-    def _show_part_row(self, image: Taken) -> None:
-        stack = any(letter not in "YXC" for letter in image.axes[: image.ndim])
-        if self._layer_rows.isRowVisible(self._part_row) != stack:
-            self._layer_rows.setRowVisible(self._part_row, stack)
+    def _show_stack_rows(self) -> None:
+        layer = self.image_box.layer
+        image = None if layer is None else take(layer, copy=False)
+        stack = image is not None and bool(plane_axes(image))
+        rows = [self._part_row, *([self.volume] if self.in_planes else [])]
+        for row in rows:
+            if self._layer_rows.isRowVisible(row) != stack:
+                self._layer_rows.setRowVisible(row, stack)
+        if self.in_planes and stack and image is not None:
+            by_hand = self.form.inputs["planes"].value != "auto"
+            self.volume.setEnabled(not by_hand)
+            self.volume.setItemText(0, "as Planes says" if by_hand else auto_in_words(image))
 
     def _part_box(self, image: Taken) -> Box:
         chosen = self.part.currentIndex()
-        if any(letter not in "YXC" for letter in image.axes[: image.ndim]):
+        if plane_axes(image):
             if chosen == 1:
                 return current_plane(image, self.image_box.layer, self.viewer)
             if chosen == 2:
                 return planes_between(image, self.first.value(), self.last.value())
         return tuple((0, n) for n in image.shape)
 
-    def _needs(self, image: Taken) -> str:
+    def share_held(self, image: Taken, mask: Taken | None) -> float:
+        """Of the image's pixels, those that a run holds in memory."""
+        return 1.0
+
+    def _memory(self, image: Taken, mask: Taken | None, factors: tuple[float, ...]) -> int:
+        pixels = int(np.prod(enlarged_shape(image, factors)))
+        return memory_needed(image, pixels, self.share_held(image, mask))
+
+    def _needs(self, image: Taken, mask: Taken | None) -> str:
         try:
             factors = self.factors(image, make_recipe(self.task, **self.fields()))
         except RecipeError:
@@ -346,7 +395,7 @@ class TaskWidget(QWidget):
         shape = enlarged_shape(image, factors)
         if shape != tuple(image.data.shape):
             sides += " to " + " × ".join(map(str, shape))
-        needed = amount(memory_needed(image, int(np.prod(shape))))
+        needed = amount(self._memory(image, mask, factors))
         return f"{sides} {np.dtype(image.data.dtype)}, about {needed} for the layers"
 
     def _say(self, text: str) -> None:
@@ -362,7 +411,11 @@ class TaskWidget(QWidget):
         ------
         RecipeError
         """
-        return make_recipe(self.task, **{**self._extra_fields, **self.fields()})
+        fields = {**self._extra_fields, **self.fields()}
+        if self.in_planes and self.image_box.layer is not None and fields["planes"] == "auto":
+            image = take(self.image_box.layer, copy=False)
+            fields["planes"] = chosen_planes(image, self.volume.currentIndex())
+        return make_recipe(self.task, **fields)
 
     def run(self) -> None:
         """Start the fit with what the inputs say now."""
@@ -375,43 +428,48 @@ class TaskWidget(QWidget):
     def _start(self, *, trying: bool) -> None:
         if self.job is not None:
             return
+        self._finish_pending()
         try:
             recipe = self.recipe()
-            whole, mask = self.take(copy=True)
+            whole, mask = self.take(copy=False)
             if trying:
                 layer, side = self.image_box.layer, self.preview_side
                 box = in_view(whole, layer, self.viewer, side)
-                if recipe.steps > PREVIEW_STEPS:
-                    recipe = with_fields(recipe, {"steps": PREVIEW_STEPS})
+                recipe = for_preview(recipe)
             else:
                 box = self._part_box(whole)
-            image = cut(whole, box)
-            if image is not whole and isinstance(image.data, np.ndarray):
-                image = replace(image, data=image.data.copy())
+            part = cut(whole, box)
+            image, mask = own(part), None if mask is None else own(mask)
             self.refuse(image, mask, recipe)
             factors = self.factors(image, recipe)
         except (InputError, RecipeError) as problem:
             self._show_error(str(problem))
             return
         if not trying:
-            pixels = int(np.prod(enlarged_shape(image, factors)))
-            if not _settings.may_take(memory_needed(image, pixels), self):
+            if not _settings.may_take(self._memory(image, mask, factors), self):
                 return
             _settings.keep_form(self.task, self.form)
         self._remove_tried()
         self._trying, self._try_again, self._tried_box = trying, False, box
         self._last_box = box
         self._source = weakref.ref(self.image_box.layer)
-        part = image is not whole
+        cropped = part is not whole
         done = self.done(recipe) + (", preview" if trying else "")
         anchor = getattr(recipe, "anchor", "centre")  # only super-resolution has one
         layers = ResultLayers(self.viewer, image, done, factors, anchor)
         warming, in_worker = self._warm_up, self.in_worker(image)
+        folder = "" if trying else _settings.preferences().autosave_folder
+        name, has_changed = f"{image.name} ({done})", self.has_changed
 
-        def steps(cancel: Any) -> Generator[Any, None, tuple[Result, Any]]:
+        def steps(cancel: Any) -> Generator[Any, None, tuple[Result, Ready]]:
             yield from wait_for(warming, cancel)
-            result = yield from run_on_layers(recipe, image, mask, layers.shape, cancel, part)
-            return result, in_worker(result)
+            result = yield from run_on_layers(recipe, image, mask, layers.shape, cancel, cropped)
+            if folder and has_changed(result):
+                yield Progress(1.0, "save")
+                problems: list[str] = []
+                _settings.autosave(result, name, folder, problems.append)
+                yield from (Note(text, "warning") for text in problems)
+            return result, make_ready(result, image.rgb, in_worker(result))
 
         self._launch(Job(steps, f"{self.verb} {image.name}", self._receive, self._end), layers)
 
@@ -419,7 +477,7 @@ class TaskWidget(QWidget):
         self.job, self._layers = job, layers
         self._jobs.append(job)
         self._watch_dock()
-        self.remark = ""
+        self.remark, self._notes = "", []
         self.start_watching()
         self.panel.show_running()
         if open_layer:
@@ -457,10 +515,12 @@ class TaskWidget(QWidget):
             self.panel.show_progress(event)
         elif isinstance(event, Canvas):
             layers.show(event)
-        elif isinstance(event, Note) and event.level == "warning":
-            from napari.utils.notifications import show_warning
+        elif isinstance(event, Note):
+            self._notes.append(event.text)
+            if event.level == "warning":
+                from napari.utils.notifications import show_warning
 
-            show_warning(event.text)
+                show_warning(event.text)
 
     def _end(self, outcome: Outcome) -> None:
         layers = self._layers
@@ -470,7 +530,10 @@ class TaskWidget(QWidget):
             if outcome.cancelled and self.keep_box.isChecked() and not self._trying:
                 layers.keep_preview()
             else:
-                layers.discard()
+                # napari takes a moment to remove a layer, so it only goes out of sight at once
+                layers.hide()
+                self._pending = [layers.discard]
+                QTimer.singleShot(BREATH, self._next_pending)
             again = self._trying and self._try_again and outcome.cancelled
             self._leave_run("Cancelled." if outcome.cancelled and not again else "")
             if again:
@@ -478,17 +541,17 @@ class TaskWidget(QWidget):
             if outcome.error:
                 self._show_error(outcome.error)
             return
-        result, extra = outcome.result
+        result, ready = outcome.result
         if not self.has_changed(result):
             layers.discard()
             self._finish_run(result)
             return
         # One by one: napari takes 0.1 to 0.2 s to add a layer.
-        self._pending = layers.finish(result)
+        self._pending = layers.finish(result, ready)
         if self._trying:
             del self._pending[1:]
         else:
-            self._pending += self.more_layers(layers, result, extra)
+            self._pending += self.more_layers(layers, result, ready)
         self._pending.append(lambda: self._finish_run(result))
         QTimer.singleShot(BREATH, self._next_pending)
 
@@ -498,14 +561,37 @@ class TaskWidget(QWidget):
         if self._pending:
             QTimer.singleShot(BREATH, self._next_pending)
 
+    def _finish_pending(self) -> None:
+        while self._pending:
+            self._pending.pop(0)()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run, its layers or something beside it is under way."""
+        return self.job is not None or bool(self._pending) or bool(self._aside)
+
+    def _work_aside(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Have something worked out in a thread that is no run, and go on with it here."""
+        work = Background(self)
+        self._aside.add(work)
+
+        def end(call: Callable[[Any], None], outcome: Any) -> None:
+            self._aside.discard(work)
+            work.deleteLater()
+            call(outcome)
+
+        work.done.connect(lambda outcome: end(then, outcome))
+        work.failed.connect(lambda text: end(self._show_error, text))
+        work.ask(function)
+
     def _finish_run(self, result: Result) -> None:
         layers, trying = self._layers, self._trying
-        if layers is not None and not trying and self.has_changed(result):
-            name = f"{layers.source.name} ({layers.done})"
-            _settings.autosave(result, name, self._show_error)
         self._leave_run()
-        notes = [note["text"] for note in result.record["notes"]]
+        told = [note["text"] for note in result.record["notes"]]
+        notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
         lines = [self.summary(result), *notes]
+        if self._source() not in self.viewer.layers:
+            lines.append("Its source layer was deleted meanwhile: the run used its own copy.")
         if trying:
             sides = " × ".join(str(high - low) for low, high in self._tried_box)
             lines[0] = f"Preview of {sides} pixels: {lines[0]}"
@@ -568,20 +654,27 @@ class TaskWidget(QWidget):
         if tuple(part.data.shape) != result.data.shape:
             self._show_error("The result has other pixels than its source: there is no residual.")
             return
-        residual = np.asarray(part.data).astype(np.float32) - np.asarray(result.data, np.float32)
-        residual = one_a_pixel(residual, part.rgb)
-        width = 3 * float(np.nanstd(residual)) or 1.0
-        place = ResultLayers(self.viewer, part, "residual", (1.0,) * part.ndim)._place
-        layer = Image(
-            residual,
-            name=f"{source.name} (residual)",
-            colormap="gray",
-            contrast_limits=(-width, width),
-            rgb=False,
-            metadata={"knitworks": result.metadata.get("knitworks")},
-            **place,
-        )
-        self.viewer.add_layer(layer)
+        before, after, record = part.data, result.data, result.metadata.get("knitworks")
+
+        def subtract() -> tuple[np.ndarray, float]:
+            taken = np.asarray(before).astype(np.float32) - np.asarray(after).astype(np.float32)
+            taken = one_a_pixel(taken, part.rgb)
+            return taken, residual_width(taken)
+
+        def add(found: tuple[np.ndarray, float]) -> None:
+            residual, width = found
+            layer = Image(
+                residual,
+                name=f"{part.name} (residual)",
+                colormap="gray",
+                contrast_limits=(-width, width),
+                rgb=False,
+                metadata={"knitworks": record},
+                **place_of(part),
+            )
+            self.viewer.add_layer(layer)
+
+        self._work_aside(subtract, add)
 
     def compare_with(self, name: str) -> None:
         """Let another method do the same to the plane in view, as a further layer.
@@ -596,7 +689,8 @@ class TaskWidget(QWidget):
             return
         try:
             recipe = self.recipe()
-            whole, mask = self.take(copy=True)
+            whole, mask = self.take(copy=False)
+            mask = None if mask is None else own(mask)
             letters = whole.axes[: whole.ndim]
             at = in_view(whole, self.image_box.layer, self.viewer, max(whole.shape))
             plane = current_plane(whole, self.image_box.layer, self.viewer)
@@ -604,12 +698,16 @@ class TaskWidget(QWidget):
                 (a[0], a[0] + 1) if letter == "C" else p
                 for letter, a, p in zip(letters, at, plane, strict=True)
             )
-            image = cut(whole, box)
-            factors = self.factors(image, recipe)
+            image = own(cut(whole, box))
+            factors = tuple(
+                factor if letter in "YX" else 1.0  # a plane alone does not grow across itself
+                for factor, letter in zip(self.factors(image, recipe), letters, strict=True)
+            )
         except (InputError, RecipeError) as problem:
             self._show_error(str(problem))
             return
-        layers = ResultLayers(self.viewer, image, name, factors)
+        anchor = getattr(recipe, "anchor", "centre")
+        layers = ResultLayers(self.viewer, image, name, factors, anchor)
         shape, task = layers.shape, self.task
 
         def steps(cancel: Any) -> Generator[Any, None, Any]:
@@ -624,7 +722,8 @@ class TaskWidget(QWidget):
                 hole = resolve_mask(core_image(image, array), marks, recipe)[0]
                 told["mask"] = hole.reshape(flat.shape).reshape(*sides, -1).any(-1)
             if task == "super-resolve":
-                told |= {"scale": recipe.factors[-1], "anchor": recipe.anchor}
+                grown = [f for f, letter in zip(factors, letters, strict=True) if letter in "YX"]
+                told |= {"scale": tuple(grown), "anchor": recipe.anchor}
             elif task == "denoise":
                 told["sigma"] = noise_sigma(flat) if recipe.sigma is None else recipe.sigma
             found = yield from run_method_steps(task, name, flat, **told)
@@ -664,33 +763,43 @@ class TaskWidget(QWidget):
             whole, mask = self.take(copy=False)
             image = cut(whole, self._part_box(whole))
             self.refuse(image, mask, recipe)
-            array = drain(read(image))
-            source = core_image(image, array)
-            layer = self.image_box.layer
-            path = None
-            if image is whole and same_in_file(source, layer.source.path):
-                path = Path(layer.source.path)
-            folder = None
-            if path is None or mask is not None:
-                chosen = self.ask_folder()
-                if not chosen:
-                    return
-                folder = Path(chosen)
-            if path is None:
-                assert folder is not None
-                path = save_input(source, folder, image.name)
-            marks = None
-            if mask is not None:
-                assert folder is not None
-                marks = save_input(drain(core_mask(mask, image)), folder, f"{image.name}_mask")
         except KnitError as problem:
             self._show_error(str(problem))
             return
-        out = (folder or path.parent) / f"{path.stem}_{self.done(recipe)}.tif"
-        clipboard: Any = QApplication.clipboard()
-        clipboard.setText(write(recipe, path, marks, out))
-        saved = f" The inputs are in {folder}." if folder else ""
-        self.panel.show_summary(f"Copied.{saved}")
+        told = self.image_box.layer.source.path if image is whole else None
+        image, mask = own(image), None if mask is None else own(mask)
+
+        def look() -> tuple[Any, Path | None]:
+            source = core_image(image, drain(read(image)))
+            return source, Path(told) if told and same_in_file(source, told) else None
+
+        def ask(found: tuple[Any, Path | None]) -> None:
+            source, path = found
+            if path is not None and mask is None:
+                copy((path, None, path.parent))
+                return
+            chosen = self.ask_folder()
+            if not chosen:
+                return
+            folder = Path(chosen)
+
+            def save() -> tuple[Path, Path | None, Path]:
+                marks = None
+                if mask is not None:
+                    marks = save_input(drain(core_mask(mask, image)), folder, f"{image.name}_mask")
+                return path or save_input(source, folder, image.name), marks, folder
+
+            self._work_aside(save, copy)
+
+        def copy(files: tuple[Path, Path | None, Path]) -> None:
+            path, marks, folder = files
+            out = folder / f"{path.stem}_{self.done(recipe)}.tif"
+            clipboard: Any = QApplication.clipboard()
+            clipboard.setText(write(recipe, path, marks, out))
+            saved = f" The inputs are in {folder}." if marks or folder != path.parent else ""
+            self.panel.show_summary(f"Copied.{saved}")
+
+        self._work_aside(look, ask)
 
     def ask_folder(self) -> str:
         """A folder for inputs that are in no file as they are here; empty: none.
@@ -794,7 +903,7 @@ class TaskWidget(QWidget):
             self.job.abandon()
 
     def _give_up(self) -> None:
-        self._pending = []
+        self._finish_pending() if self.job is None else self._pending.clear()
         if self.job is not None:
             self.job.abandon()
         if self._layers is not None:
@@ -806,6 +915,101 @@ class TaskWidget(QWidget):
             box.release()
         self.stop_watching()
         self.job = self._layers = None
+
+
+def plane_axes(image: Taken) -> str:
+    """Letters of a stack's axes: all but Y, X and channels.
+
+    Parameters
+    ----------
+    image : Taken
+
+    Returns
+    -------
+    str
+    """
+    return "".join(letter for letter in image.axes[: image.ndim] if letter not in "YXC")
+
+
+def far_planes(image: Taken) -> float:
+    """Step along z in pixels of the plane.
+
+    Parameters
+    ----------
+    image : Taken
+
+    Returns
+    -------
+    float
+        0 without a z axis, or where its unit cannot be compared.
+    """
+    letters = image.axes[: image.ndim]
+    if "Z" not in letters:
+        return 0.0
+    steps = np.linalg.norm(image.matrix[:-1, :-1], axis=0)
+    z, x = letters.index("Z"), letters.index("X")
+    if str(image.units[z]) != str(image.units[x]):
+        return 0.0
+    return float(steps[z] / steps[x])
+
+
+def chosen_planes(image: Taken, choice: int) -> str:
+    """The recipe's field `planes` for a choice of 2-D or 3-D.
+
+    Parameters
+    ----------
+    image : Taken
+    choice : int
+        0 auto, 1 plane by plane, 2 planes together.
+
+    Returns
+    -------
+    str
+    """
+    letters = plane_axes(image)
+    if not letters or (choice == 0 and far_planes(image) < FAR_PLANES):
+        return "auto"
+    if choice == 2:
+        third = "Z" if "Z" in letters else letters[-1]
+        return letters.replace(third, "") or "none"
+    return letters
+
+
+def auto_in_words(image: Taken) -> str:
+    """What "auto" does with a stack.
+
+    Parameters
+    ----------
+    image : Taken
+
+    Returns
+    -------
+    str
+    """
+    if "Z" not in plane_axes(image):
+        return "auto: 2-D, no axis is called z"
+    ratio = far_planes(image)
+    how = "2-D" if ratio >= FAR_PLANES else "3-D"
+    return f"auto: {how}" + (f", z step {ratio:.2g} × pixel" if ratio else "")
+
+
+def for_preview(recipe: Recipe) -> Recipe:
+    """A recipe with what takes long left out.
+
+    Parameters
+    ----------
+    recipe : Recipe
+
+    Returns
+    -------
+    Recipe
+    """
+    fields: dict[str, Any] = {}
+    if recipe.steps > PREVIEW_STEPS:
+        fields["steps"] = PREVIEW_STEPS
+    if getattr(recipe, "validation", False):
+        fields["validation"] = False
+    return with_fields(recipe, fields) if fields else recipe
 
 
 def noise_sigma(picture: np.ndarray) -> float:
@@ -861,7 +1065,11 @@ def run_on_layers(
     """
     import knitcore
 
-    array = yield from read(image, cancel)
+    if recipe.task == "inpaint" and not isinstance(image.data, np.ndarray):
+        # filled where the holes are, and read nowhere else
+        array: Any = Overlay(image.data, 2 + image.rgb, f"layer {image.name!r}")
+    else:
+        array = yield from read(image, cancel)
     marks = None
     if mask is not None:
         laying = core_mask(mask, image, cancel)
@@ -876,7 +1084,8 @@ def run_on_layers(
                 yield event
                 continue
             if canvas is None:
-                canvas = Canvas(nearest(array, shape))
+                lazy = isinstance(array, Overlay)
+                canvas = Canvas(Overlay(array, array.inner) if lazy else nearest(array, shape))
             canvas.data[event.box] = event.values
             if time.monotonic() - shown >= PREVIEW_GAP:
                 shown = time.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qtpy.QtCore import QProcess, QProcessEnvironment, QTimer
-from qtpy.QtGui import QShowEvent
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
@@ -30,17 +30,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from knit_plugin._recipe_form import add_row, form_layout
+from knit_plugin._recipe_form import add_keys, add_row, form_layout
 from knit_plugin._run_panel import wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
 from knitcore import InputError, KnitError, load_recipe
-from knitcore.recipe import RECIPES, Recipe, make_recipe
-from knitcore.run_file import Executor, RunFile, Source, Target, save_run
+from knitcore.recipe import RECIPES, Recipe, make_recipe, run_sections
+from knitcore.run_file import RunFile, Source, load_run, save_run
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 KILL_AFTER = 10_000  # ms from a polite stop to one that cannot be refused
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 RUN_FILE = "knit-run.yaml"
+RUN_FILES = "Run files, recipes and records (*.yaml *.yml *.json)"
 SIGNS = {WAITING: "·", RUNNING: "…", DONE: "✓", FAILED: "✗", STOPPED: "–"}
 
 
@@ -125,6 +126,13 @@ class BatchWidget(QWidget):
         self.stop_button.setToolTip(
             "Stop now. Files that are done stay; none is left half written."
         )
+        self.open_button = QPushButton("Open…")
+        self.open_button.setToolTip(
+            "Fill in what a run file, a recipe or the record of a run says; or drop it here."
+        )
+        add_keys(self, {"Ctrl+Return": self.run_button, "Esc": self.stop_button})
+        self._opened: RunFile | None = None  # with what it says that no input here shows
+        self._opened_path = ""
         self.bar = QProgressBar()
         self.table = QTableWidget(0, 3)
         self.hint, self.summary = wrapped_label(), wrapped_label()
@@ -146,9 +154,12 @@ class BatchWidget(QWidget):
             self.pattern,
         ):
             line.textChanged.connect(lambda _: self._pause.start())
+            line.setAcceptDrops(False)  # a file that is dropped on it is for the whole widget
         self.task_box.currentTextChanged.connect(self._show_rows)
         self.run_button.clicked.connect(self.run)
         self.stop_button.clicked.connect(self.stop)
+        self.open_button.clicked.connect(self._choose_file)
+        self.setAcceptDrops(True)
         self.table.cellDoubleClicked.connect(self._open)
         self._recall()
         self._show_rows()
@@ -191,6 +202,7 @@ class BatchWidget(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
         buttons.addWidget(self.stop_button)
+        buttons.addWidget(self.open_button)
         layout = QVBoxLayout(self)
         layout.addLayout(rows)
         layout.addWidget(self.hint)
@@ -228,17 +240,97 @@ class BatchWidget(QWidget):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         patterns = self.pattern.text().split() or ["*"]
+        told = self._told().source
         found = sorted(
             path
-            for path in folder.iterdir()
+            for path in (folder.rglob("*") if told.recursive else folder.iterdir())
             if path.suffix.lower() in SUFFIXES
             and not path.name.startswith(".")
             and any(fnmatch(path.name, pattern) for pattern in patterns)
+            and not any(fnmatch(path.name, pattern) for pattern in told.exclude)
             and path.is_file()
         )
         if not found:
             raise InputError(f"{folder}: no image is called {' or '.join(patterns)}")
         return found
+
+    def _told(self) -> RunFile:
+        """The run file that was opened, while its recipe is still the one that is meant."""
+        opened = self._opened
+        if opened is None or self.recipe.text != self._opened_path:
+            return RunFile(recipe=make_recipe("denoise"))
+        return opened
+
+    def _choose_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Run file, recipe or record", "", RUN_FILES)
+        if path:
+            self._try_file(path)
+
+    def _try_file(self, path: str) -> None:
+        try:
+            self.show_file(path)
+        except KnitError as problem:
+            self._fail(str(problem))
+
+    def show_file(self, path: str | Path) -> None:
+        """Fill in what a run file says; of a recipe or a record, the task and the recipe.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        RecipeError
+            It cannot be used.
+        InputError
+            A batch is under way, or the run file names images of several folders.
+        """
+        path = Path(path).expanduser().absolute()
+        if self.process is not None:
+            raise InputError("A batch is under way: wait for its end, or stop it")
+        if not run_sections(path)[0]:
+            self._opened = None
+            self.task_box.setCurrentText(load_recipe(path).task)
+            self.recipe.line.setText(str(path))
+            self.check()
+            return
+        # to show places is not to use them: they may lie anywhere
+        run = load_run(path, allow_outside=True)
+        folder, patterns = _one_folder(run.source)
+        self._opened, self._opened_path = run, str(path)
+        self.task_box.setCurrentText(run.recipe.task)
+        texts = {
+            "source": folder,
+            "pattern": patterns,
+            "mask": run.source.mask or "",
+            "recipe": str(path),
+            "target": run.target.folder or "",
+        }
+        for name, line in self._inputs().items():
+            line.setText(texts[name])
+        self.replace_box.setChecked(run.target.overwrite)
+        self.jobs_box.setValue(run.executor.jobs)
+        self.check()
+        kept = _without_input(run)
+        told = f"; from the file also: {', '.join(kept)}" if kept else ""
+        self.summary.setText(f"Filled in from {path.name}{told}.")
+
+    def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:
+        """Take files."""
+        if event is not None and (data := event.mimeData()) is not None and data.hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent | None) -> None:
+        """A folder becomes the one of the images; of a file, what it says is filled in."""
+        if event is None or (data := event.mimeData()) is None:
+            return
+        event.acceptProposedAction()
+        path = data.urls()[0].toLocalFile()
+        if Path(path).is_dir():
+            self.source.line.setText(path)
+        elif path:
+            self._try_file(path)
 
     def make_recipe(self) -> Recipe:
         """The recipe that is meant, checked.
@@ -356,15 +448,21 @@ class BatchWidget(QWidget):
             path = Path(mask).expanduser()
             mask = str(path.absolute()) if path.exists() else mask
         patterns = self.pattern.text().split()
+        told = self._told()
+        source = {
+            "images": [str(Path(self.source.text).expanduser().absolute())],
+            "include": [pattern for pattern in patterns if pattern != "*"],
+            "mask": mask,
+        }
+        target = {
+            "folder": str(self.run_path.parent),
+            "overwrite": self.replace_box.isChecked(),
+        }
         return RunFile(
             recipe=self.make_recipe(),
-            source=Source(
-                images=[str(Path(self.source.text).expanduser().absolute())],
-                include=[pattern for pattern in patterns if pattern != "*"],
-                mask=mask,
-            ),
-            target=Target(folder=str(self.run_path.parent), overwrite=self.replace_box.isChecked()),
-            executor=Executor(jobs=self.jobs_box.value()),
+            source=told.source.model_copy(update=source),
+            target=told.target.model_copy(update=target),
+            executor=told.executor.model_copy(update={"jobs": self.jobs_box.value()}),
         )
 
     def run(self) -> None:
@@ -556,3 +654,35 @@ class BatchWidget(QWidget):
         if self.process is not None:
             self.stop()
             self.process.waitForFinished(KILL_AFTER)
+
+
+def _one_folder(source: Source) -> tuple[str, str]:
+    """The folder of a run file's images, and the patterns of their names."""
+    paths = [Path(one) for one in source.images]
+    if len(paths) == 1 and not paths[0].is_file():
+        return str(paths[0]), " ".join(map(_as_pattern, source.include)) or "*"
+    folders = {str(path.parent) for path in paths}
+    if len(folders) > 1 or any(path.is_dir() for path in paths):
+        raise InputError(
+            f"the run file names images in {len(paths)} places; here it can be one folder. "
+            "In a shell, knit run takes it as it is"
+        )
+    names = " ".join(_as_pattern(path.name) for path in paths)
+    return (folders.pop(), names) if folders else ("", "*")
+
+
+def _as_pattern(name: str) -> str:
+    # patterns are kept apart by spaces
+    return name.replace(" ", "?")
+
+
+def _without_input(run: RunFile) -> list[str]:
+    """What a run file says that the widget has no input for, and goes on to say."""
+    shown = {"images", "include", "mask", "folder", "overwrite", "jobs"}
+    sections = (run.source, run.target, run.executor)
+    return [
+        f"{name} {value}" if value is not True else name
+        for section in sections
+        for name, value in section.model_dump(exclude_defaults=True).items()
+        if name not in shown
+    ]

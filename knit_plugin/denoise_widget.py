@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
 from knit_plugin._layers import Taken
-from knit_plugin._results import ResultLayers, one_a_pixel
+from knit_plugin._results import Ready, ResultLayers, one_a_pixel, residual_width
 from knit_plugin._run_panel import duration
 from knit_plugin._task_widget import TaskWidget
 from knitcore import Result
@@ -68,22 +68,29 @@ class DenoiseWidget(TaskWidget):
 
     def in_worker(self, image: Taken) -> Callable[[Result], Any]:
         """The residual, when it is wanted."""
-        wanted = self.residual_box.isChecked()
-        return lambda result: one_a_pixel(result.residual, image.rgb) if wanted else None
+        if not self.residual_box.isChecked():
+            return lambda result: None
+
+        def residual(result: Result) -> tuple[np.ndarray, float]:
+            taken = one_a_pixel(result.residual, image.rgb)
+            return taken, residual_width(taken)
+
+        return residual
 
     def has_changed(self, result: Result) -> bool:
         """Whether there was noise, or a hole that was filled."""
         return _kinds(result) != {"none"} or bool(result.synthesised.any())
 
     def more_layers(
-        self, layers: ResultLayers, result: Result, extra: Any
+        self, layers: ResultLayers, result: Result, ready: Ready
     ) -> list[Callable[[], None]]:
         """The residual, and which pixels were filled, if any were."""
         more: list[Callable[[], None]] = []
-        if extra is not None:
-            more.append(lambda: layers.add_residual(extra, result))
+        if ready.extra is not None:
+            residual, width = ready.extra
+            more.append(lambda: layers.add_residual(residual, width, result))
         if result.synthesised.any():
-            more.append(lambda: layers.add_synthesised(result))
+            more.append(lambda: layers.add_synthesised(result, ready))
         return more
 
     def summary(self, result: Result) -> str:

@@ -11,13 +11,13 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import COPY_AT_ONCE, Taken, refuse_unfit, take
 from knit_plugin._recipe_form import RecipeForm, add_row
-from knit_plugin._results import ResultLayers
+from knit_plugin._results import Ready, ResultLayers
 from knit_plugin._run_panel import duration
 from knit_plugin._task_widget import TaskWidget
 from knitcore import Inpaint, InputError, Result
 
 MASK_FIELDS = ("mask_label",)
-BASIC = ("preset", "fill", "seed", "ensemble", "device")
+BASIC = ("preset", "fill", "seed", "ensemble", "device", "validation")
 ADVANCED = (
     "steps",
     "margin",
@@ -101,6 +101,17 @@ class InpaintWidget(TaskWidget):
         if empty:
             raise InputError(f"mask layer {mask.name!r} is empty: paint over what is to be filled")
 
+    def share_held(self, image: Taken, mask: Taken | None) -> float:
+        """Of a lazy stack, the planes that are marked."""
+        if isinstance(image.data, np.ndarray) or mask is None or image.ndim < 3:
+            return 1.0
+        marks = mask.data
+        if not isinstance(marks, np.ndarray) or marks.ndim < image.ndim:
+            return 1.0
+        if marks.nbytes > COPY_AT_ONCE:
+            return 1.0
+        return float(marks.reshape(*marks.shape[:-2], -1).any(-1).mean())
+
     def done(self, recipe: Any) -> str:
         """For the result layer's name."""
         return "inpainted"
@@ -128,10 +139,10 @@ class InpaintWidget(TaskWidget):
         return result.record["mask"]["filled"] > 0
 
     def more_layers(
-        self, layers: ResultLayers, result: Result, extra: Any
+        self, layers: ResultLayers, result: Result, ready: Ready
     ) -> list[Callable[[], None]]:
         """What was invented, as labels."""
-        return [lambda: layers.add_synthesised(result)]
+        return [lambda: layers.add_synthesised(result, ready)]
 
     def summary(self, result: Result) -> str:
         """How much was filled, how fast and where."""
@@ -140,6 +151,12 @@ class InpaintWidget(TaskWidget):
         if not filled:
             return "Nothing to fill: the image is as it was."
         seconds = duration(record["seconds"]["total"])
-        return (
-            f"Filled {filled:,} pixels ({100 * fraction:.3g} %) in {seconds} on {record['device']}."
+        text = (
+            f"Filled {filled:,} pixels ({100 * fraction:.3g} %) in {seconds} on {record['device']}"
         )
+        told = record.get("validation")
+        if told:
+            text += f"; expected error ±{told['rmse']:.3g} grey levels"
+            holes = "hole" if told["holes"] == 1 else "holes"
+            text += f" (RMSE over {told['holes']} held-out {holes})"
+        return text + "."

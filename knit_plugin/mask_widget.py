@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QPushButton, QSpinBox, QVB
 from knit_plugin._background import Background
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import Taken, core_image, core_mask, read, refuse_unfit, take
-from knit_plugin._recipe_form import OptionalNumber, add_row, form_layout
+from knit_plugin._recipe_form import OptionalNumber, add_keys, add_row, form_layout
 from knit_plugin._results import place_of
 from knit_plugin._run_panel import wrapped_label
 from knitcore import InputError, Note, drain, grow_mask, mask_from
@@ -83,6 +83,7 @@ class MaskWidget(QWidget):
         for box in (self.image_box, self.layer_box):
             box.layer_changed.connect(self.check)
         self.button.clicked.connect(self.make)
+        add_keys(self, {"Ctrl+Return": self.button})
         self._work.done.connect(self._finish)
         self._work.failed.connect(self._fail)
         active = self.viewer.layers.selection.active

@@ -10,7 +10,7 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
 from knit_plugin._layers import Taken, core_image
-from knit_plugin._results import ResultLayers
+from knit_plugin._results import Ready, ResultLayers
 from knit_plugin._run_panel import duration
 from knit_plugin._task_widget import TaskWidget
 from knitcore import Result
@@ -44,6 +44,7 @@ class SuperResolveWidget(TaskWidget):
     basic = BASIC
     advanced = ADVANCED
     preview_side = 128
+    in_planes = False
 
     def add_inputs(self, layers: QFormLayout) -> list[QWidget]:
         """Whether the kernel is wanted as a layer."""
@@ -76,7 +77,7 @@ class SuperResolveWidget(TaskWidget):
         return recipe.scale if "x" in recipe.scale else f"x{recipe.scale}"
 
     def more_layers(
-        self, layers: ResultLayers, result: Result, extra: Any
+        self, layers: ResultLayers, result: Result, ready: Ready
     ) -> list[Callable[[], None]]:
         """The kernel, when it is wanted."""
         if not self.kernel_box.isChecked() or result.kernel is None:

@@ -28,6 +28,7 @@ from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
 from knitcore.filling import mix_members, restlessness, standardise, start_steps
 from knitcore.kriging import fit_variograms
 from knitcore.masks import resolve_mask
+from knitcore.overlay import Overlay
 from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
@@ -146,13 +147,18 @@ def _inpaint(
     source = as_image(image, axes)
     recipe = with_fields(recipe, fields) if recipe else make_recipe("inpaint", **fields)
     hole, notes = resolve_mask(source, mask, recipe)
-    data = np.asarray(source.data)
+    lazy = isinstance(source.data, Overlay)  # then what is not asked for is not looked at, either
     layout = choose_layout(source, hole, recipe.planes)
+    out: Any = (
+        Overlay(source.data, source.data.inner, source.data.name)
+        if lazy
+        else np.array(source.data, dtype=source.dtype.newbyteorder("="))
+    )
     run = Run(
         image=source,
         recipe=recipe,
         layout=layout,
-        out=np.array(data, dtype=source.dtype.newbyteorder("=")),
+        out=out,
         std=np.zeros(source.shape, np.float32),
         began=began,
         seconds={"start": 0.0, "fit": 0.0},
@@ -162,9 +168,9 @@ def _inpaint(
     device = None
     jobs: list[tuple[tuple[int, ...], Region, np.ndarray]] = []
     if hole.any():
-        if text := saturation(source, hole):
+        if not lazy and (text := saturation(source, hole)):
             yield run.note(text)
-        if text := coarse_numbers(source, data):
+        if not lazy and (text := coarse_numbers(source, np.asarray(source.data))):
             yield run.note(text, "warning")
         yield run.progress("plan")
         for plane in plane_numbers(source, layout):
@@ -196,7 +202,9 @@ def _inpaint(
         opaque = np.iinfo(source.dtype).max if source.dtype.kind in "iu" else 1
         shown = hole[..., 0] & (run.out[..., -1] == 0)
         if shown.any():
-            run.out[..., -1][shown] = opaque
+            alpha = run.out[..., -1]
+            alpha[shown] = opaque
+            run.out[..., -1] = alpha
             hole[..., -1] |= shown
             yield run.note(
                 f"{int(shown.sum())} filled pixels were transparent; they are opaque now"
@@ -314,8 +322,12 @@ def _validate(
             errors.append(got.astype(np.float64) - true.astype(np.float64))
             stds.append(std)
     run.seconds["validation"] = time.monotonic() - clock
-    whole = np.asarray(run.image.data)
-    truth = whole[~hole] if whole.size <= 2**22 else whole.reshape(-1)[:: whole.size // 2**20]
+    whole, known = run.image.data, ~hole
+    if isinstance(whole, Overlay):
+        some = np.unique([plane for plane in range(len(whole)) if hole[plane].any()][:8])
+        whole, known = np.stack([whole[plane] for plane in some]), known[some]
+    whole = np.asarray(whole)
+    truth = whole[known] if whole.size <= 2**22 else whole.reshape(-1)[:: whole.size // 2**20]
     truth = truth[np.isfinite(truth)] if truth.dtype.kind == "f" else truth
     figures = validation_figures(
         errors, stds, [one.hidden for one in held], [one.share for one in held], truth

@@ -103,6 +103,8 @@ def consistency_loss(
         for k, offset in enumerate(offsets):
             if i == 0 and k == middle:
                 continue
+            if any(abs(o) * scale >= n for o, n in zip(offset, tile, strict=True)):
+                continue  # no two coordinates are so far apart
             here = tuple(
                 slice(max(0, -o * scale), n - max(0, o * scale))
                 for o, n in zip(offset, tile, strict=True)
@@ -112,8 +114,6 @@ def consistency_loss(
                 for o, n in zip(offset, tile, strict=True)
             )
             error = (entry[i * len(offsets) + k][:, :, *here] - reference[:, :, *there]) ** 2
-            if error.numel() == 0:
-                continue
             over = tuple(range(1, error.ndim))
             if core is None or region is None:
                 total = total + error.mean(over)

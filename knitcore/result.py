@@ -14,6 +14,7 @@ import numpy as np
 from knitcore.axes import Image
 from knitcore.errors import InputError
 from knitcore.events import Note
+from knitcore.overlay import Overlay
 from knitcore.recipe import Recipe, recipe_fields
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Result:
     ----------
     image : ndarray
         dtype of the input. Shape of the input, or enlarged by super-resolution. Inpainting keeps
-        pixels outside the mask bit for bit.
+        pixels outside the mask bit for bit. (An `Overlay` where the input was one.)
     synthesised : ndarray of bool
         True where a pixel was invented rather than measured; shape of `image`. All of a
         super-resolved image is, nothing of a denoised one but filled NaN.
@@ -180,7 +181,8 @@ def make_record(
         "threads": threads,
         "image": {
             "name": image.name,
-            "sha256": array_hash(image.data),
+            # to hash a lazy image of a viewer would be to read all of it
+            "sha256": None if isinstance(image.data, Overlay) else array_hash(image.data),
             "shape": list(image.shape),
             "dtype": image.dtype.name,
             "axes": image.axes,

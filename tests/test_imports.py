@@ -28,6 +28,7 @@ ORDER = (
     "events",
     "recipe",
     "axes",
+    "overlay",
     "plan",
     "masks",
     "run_file",

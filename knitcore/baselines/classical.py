@@ -213,23 +213,25 @@ def cubic_rows(count: int, fine: int, scale: float, origin: float) -> np.ndarray
     return rows
 
 
-def _bicubic(planes: np.ndarray, scale: float, anchor: str) -> np.ndarray:
-    coarse, scales = planes.shape[1:], (scale, scale)
+def _bicubic(planes: np.ndarray, scale: float | tuple[float, float], anchor: str) -> np.ndarray:
+    coarse, scales = planes.shape[1:], scale if isinstance(scale, tuple) else (scale, scale)
     shape, origin = output_shape(coarse, scales), sample_origin(scales, anchor)
     rows, columns = (
-        cubic_rows(n, m, scale, o) for n, m, o in zip(coarse, shape, origin, strict=True)
+        cubic_rows(n, m, s, o) for n, m, s, o in zip(coarse, shape, scales, origin, strict=True)
     )
     return rows @ planes @ columns.T
 
 
-def super_resolve_bicubic(image: Any, scale: float, *, anchor: str = "centre") -> np.ndarray:
+def super_resolve_bicubic(
+    image: Any, scale: float | tuple[float, float], *, anchor: str = "centre"
+) -> np.ndarray:
     """Keys' cubic interpolation: no blur is undone.
 
     Parameters
     ----------
     image : array-like, shape (Y, X) or (Y, X, C), real
-    scale : float
-        Factor of rows and columns.
+    scale : float or (float, float)
+        Factor of rows and columns, or of each.
     anchor : str
         "centre": both pictures cover the same place; "corner": coarse pixel i is fine pixel i * scale.
 

@@ -124,7 +124,7 @@ def run_method_steps(
     image: Any,
     *,
     mask: Any = None,
-    scale: float = 2.0,
+    scale: float | tuple[float, float] = 2.0,
     kernel: Any = None,
     sigma: float | None = None,
     anchor: str = "centre",
@@ -145,7 +145,8 @@ def run_method_steps(
     mask : array-like of bool, shape (Y, X)
         For inpainting: True where pixels are missing.
     scale, kernel, anchor
-        For super-resolution; `kernel`, shape (Ky, Kx), is for methods that must be told.
+        For super-resolution; `kernel`, shape (Ky, Kx), is for methods that must be told. Two factors,
+        for rows and columns, are for bicubic and our own presets.
     sigma : float, optional
         For denoising, in grey levels: told to the methods that can be; else they estimate it.
     steps : int, optional
@@ -181,13 +182,19 @@ def run_method_steps(
         raise InputError("inpainting needs a mask")
     if name == "tv-known" and kernel is None:
         raise InputError("tv-known must be told the kernel: --kernel FILE")
+    if isinstance(scale, tuple):
+        if scale[0] == scale[1]:
+            scale = scale[0]
+        elif method.module and name != "bicubic":
+            raise InputError(f"{name}: takes one factor for rows and columns, not {scale}")
     steps = method.steps if steps is None else steps
     yield Progress(0.0, method.title)
     if not method.module:
         fields: dict[str, Any] = {"preset": name, "seed": seed, "device": device}
         fields["steps"] = steps or None
         if task == "super-resolve":
-            fields |= {"scale": scale, "anchor": anchor}
+            factors = "x".join(map(repr, scale)) if isinstance(scale, tuple) else scale
+            fields |= {"scale": factors, "anchor": anchor}
         elif task == "denoise":
             fields["sigma"] = sigma
         picture = yield from _ours(task, image, mask, kernel, previews, fields)

@@ -150,3 +150,12 @@ def test_kernel_loss_is_zero_for_a_centred_kernel_of_sum_one():
     assert kernel_loss(2 * good).item() == pytest.approx(1)
     shifted = torch.roll(good, 1, 2)
     assert kernel_loss(shifted).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_consistency_of_a_volume_thinner_than_the_widest_patch(depth):
+    """No two planes are as far apart as the scale, so only pairs within reach count."""
+    size = depth * 12 * 12
+    scales = (1, 2, 4)
+    patches = torch.ones(1, size, len(scales), 27, 1)
+    assert consistency_loss(patches, (depth, 12, 12), scales).tolist() == [0.0]

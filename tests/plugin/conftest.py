@@ -122,7 +122,7 @@ def finish(qtbot: Any) -> Callable[[Any], None]:
     """Wait until a widget's run is over."""
 
     def wait(widget: Any) -> None:
-        qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT)
+        qtbot.waitUntil(lambda: not widget.busy, timeout=WAIT)
 
     return wait
 

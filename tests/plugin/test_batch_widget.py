@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -214,6 +215,117 @@ def test_the_process_ends_with_the_dock(
     pid = process.processId()
     viewer.window.remove_dock_widget(widget.parent())
     qtbot.waitUntil(lambda: not Path(f"/proc/{pid}").exists(), timeout=WAIT)
+
+
+RUN = """
+task: inpaint
+steps: 3
+ensemble: 1
+knit_depth: 0
+source:
+  images: [scans]
+  include: ["?.tif"]
+  exclude: ["b.*"]
+  recursive: true
+  mask: value=0
+target:
+  folder: repaired
+  save: [std]
+  overwrite: true
+executor:
+  jobs: 1
+  timeout: 600.0
+"""
+
+
+def test_a_run_file_that_is_dropped_on_napari_fills_it_in_and_is_kept_whole(
+    make_napari_viewer: Any, plugin: str, over: Wait, folder: Path, tmp_path: Path
+) -> None:
+    folder.rename(tmp_path / "scans")
+    (tmp_path / "scans" / "deeper").mkdir()
+    (tmp_path / "scans" / "c.tif").rename(tmp_path / "scans" / "deeper" / "c.tif")
+    file = tmp_path / "night.yaml"
+    file.write_text(RUN)
+    viewer = make_napari_viewer()
+    assert viewer.open(str(file), plugin=None) == []
+    widget = viewer.window.dock_widgets["Batch (Knitworks)"]
+    assert widget.source.text == str(tmp_path / "scans")
+    assert (widget.pattern.text(), widget.mask_path.text) == ("?.tif", "value=0")
+    assert widget.target.text == str(tmp_path / "repaired")
+    assert widget.replace_box.isChecked()
+    assert sorted(states(widget)) == ["a.tif", "c.tif"]
+    said = widget.summary.text()
+    assert said == (
+        "Filled in from night.yaml; from the file also: exclude ['b.*'], recursive, save ['std'], "
+        "timeout 600.0."
+    )
+    widget.run()
+    over(widget)
+    assert states(widget) == {"a.tif": DONE, "c.tif": DONE}
+    assert (tmp_path / "repaired" / "deeper" / "c_inpainted_std.tif").is_file()
+    again = load_run(widget.run_path, allow_outside=True)
+    told = load_run(file)
+    assert again.recipe == told.recipe
+    assert again.source == told.source
+    assert again.executor == told.executor
+
+
+def test_a_record_or_a_folder_can_be_dropped_on_it(
+    dock_task: Any, folder: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+    from qtpy.QtGui import QDropEvent
+
+    def drop(path: Path) -> None:
+        data = QMimeData()
+        data.setUrls([QUrl.fromLocalFile(str(path))])
+        action, button = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
+        none = Qt.KeyboardModifier.NoModifier
+        widget.dropEvent(QDropEvent(QPointF(5, 5), action, data, button, none))
+
+    _, widget = dock_task(BatchWidget)
+    assert widget.acceptDrops()
+    drop(folder)
+    assert widget.source.text == str(folder)
+    image = np.add.outer(np.arange(20), np.arange(24)).astype(np.uint16)
+    result = knitcore.inpaint(image, image == 20, steps=2, knit_depth=0)
+    record = tmp_path / "cells.tif.knit.json"
+    record.write_text(json.dumps(result.record))
+    drop(record)
+    assert (widget.task_box.currentText(), widget.recipe.text) == ("inpaint", str(record))
+    assert widget.make_recipe().steps == 2
+    places = tmp_path / "places.yaml"
+    places.write_text("task: denoise\nsource: {images: [a/x.tif, b/y.tif]}\n")
+    drop(places)
+    assert "2 places; here it can be one folder" in messages[0]
+    assert widget.recipe.text == str(record)  # nothing of it is filled in
+
+
+def test_keys_start_and_stop_a_batch_and_tab_goes_from_top_to_bottom(
+    dock_task: Any, qtbot: Any, over: Wait, folder: Path, tmp_path: Path
+) -> None:
+    from qtpy.QtCore import Qt
+
+    viewer, widget = dock_task(BatchWidget, show=True)
+    set_up(widget, folder, tmp_path / "repaired", steps=100_000)
+    qtbot.waitUntil(widget.isVisible)
+    viewer.window._qt_window.activateWindow()
+    line = widget.source.line
+    line.setFocus()
+    qtbot.waitUntil(line.hasFocus)
+    heights, at = [], widget.task_box
+    while at is not widget.stop_button:
+        assert widget.isAncestorOf(at)
+        if at.isVisible() and at.focusPolicy() & Qt.FocusPolicy.TabFocus.value:
+            heights.append(at.mapTo(widget, at.rect().topLeft()).y())
+        at = at.nextInFocusChain()
+    assert len(heights) > 8
+    assert heights == sorted(heights)
+    qtbot.keyClick(line, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert widget.process is not None
+    qtbot.keyClick(line, Qt.Key.Key_Escape)
+    over(widget)
+    assert STOPPED in states(widget).values()
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

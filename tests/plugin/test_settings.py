@@ -92,14 +92,14 @@ def test_kept_inputs_of_another_version_are_left_out(qtbot: Any) -> None:
     assert form.values() == {"preset": "fast", "seed": 0, "device": "auto", "steps": 70}
 
 
-def test_results_are_saved_beside_each_other_with_their_records(page: Any, tmp_path: Path) -> None:
+def test_results_are_saved_beside_each_other_with_their_records(tmp_path: Path) -> None:
     image = np.add.outer(np.arange(20), np.arange(24)).astype(np.uint16)
     result = knitcore.inpaint(image, image == 20, steps=2, knit_depth=0)
     problems: list[str] = []
-    assert autosave(result, "cells (inpainted)", problems.append) is None  # no folder chosen
-    page.files.autosave_folder = str(tmp_path / "new" / "results")
-    first = autosave(result, "a/b: cells (inpainted)", problems.append)
-    second = autosave(result, "a/b: cells (inpainted)", problems.append)
+    assert autosave(result, "cells (inpainted)", "", problems.append) is None  # no folder chosen
+    folder = str(tmp_path / "new" / "results")
+    first = autosave(result, "a/b: cells (inpainted)", folder, problems.append)
+    second = autosave(result, "a/b: cells (inpainted)", folder, problems.append)
     assert first is not None
     assert second is not None
     assert [first.name, second.name] == [
@@ -111,8 +111,7 @@ def test_results_are_saved_beside_each_other_with_their_records(page: Any, tmp_p
     assert problems == []
 
     (tmp_path / "file").write_text("")
-    page.files.autosave_folder = str(tmp_path / "file")
-    assert autosave(result, "cells", problems.append) is None
+    assert autosave(result, "cells", str(tmp_path / "file"), problems.append) is None
     assert "not autosaved" in problems[0]
 
 

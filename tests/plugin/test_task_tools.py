@@ -106,9 +106,12 @@ def test_std_lies_over_the_result_half_transparent(inpainted: tuple[Any, Any]) -
     assert not std.visible
 
 
-def test_the_residual_is_source_minus_result(inpainted: tuple[Any, Any], slope: np.ndarray) -> None:
+def test_the_residual_is_source_minus_result(
+    inpainted: tuple[Any, Any], finish: Wait, slope: np.ndarray
+) -> None:
     viewer, widget = inpainted
     widget.residual_action.trigger()
+    finish(widget)
     filled = viewer.layers["cells (inpainted)"].data.astype(np.float32)
     np.testing.assert_array_equal(viewer.layers["cells (residual)"].data, slope - filled)
 
@@ -195,15 +198,153 @@ def test_of_a_lazy_stack_only_the_planes_asked_for_are_computed(
     assert set(computed) == {4}
 
 
+def test_a_lazy_stack_is_read_only_where_the_mask_is(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    import dask.array
+
+    computed: list[int] = []
+
+    def note(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info:
+            computed.append(block_info[0]["chunk-location"][0])
+        return block
+
+    plain = np.stack([slope + 9 * i for i in range(6)])
+    lazy = dask.array.from_array(plain, chunks=(1, 40, 48)).map_blocks(note, dtype=plain.dtype)
+    viewer, widget = dock()
+    viewer.add_image(lazy, name="movie", axis_labels=("t", "y", "x"), contrast_limits=(0, 2000))
+    marks = np.zeros(plain.shape, np.uint8)
+    marks[2], marks[4, 10:14, 10:14] = hole, 1
+    viewer.add_labels(marks)
+    viewer.dims.set_current_step(0, 4)
+    whole = widget._memory(*widget.take(copy=False), (1.0,) * 3)
+    computed.clear()
+    widget.run()
+    finish(widget)
+    assert {2, 4} <= set(computed) <= {0, 2, 4}  # napari looks at 0 whenever a layer is made
+    filled = viewer.layers["movie (inpainted)"].data
+    same = knitcore.inpaint(knitcore.Image(plain, "TYX"), marks, steps=30, ensemble=1, knit_depth=0)
+    np.testing.assert_array_equal(np.asarray(filled), same.image)
+    marks[:] = hole
+    assert widget._memory(*widget.take(copy=False), (1.0,) * 3) > 2 * whole
+    widget.residual_action.trigger()
+    finish(widget)
+    np.testing.assert_array_equal(
+        viewer.layers["movie (residual)"].data, plain - np.float32(same.image)
+    )
+
+
+def test_the_expected_error_is_told_where_it_is_wanted(
+    dock: Dock,
+    finish: Wait,
+    slope: np.ndarray,
+    hole: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, widget = dock(steps=3)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    box = widget.form.inputs["validation"].native
+    assert box.text() == "Estimate the error of this fill"
+    assert "held out" in box.toolTip()
+    box.setChecked(True)
+    widget.preview()
+    finish(widget)
+    assert "expected error" not in widget.panel.summary.text()  # a preview is to be quick
+    widget.run()
+    finish(widget)
+    told = viewer.layers["cells (inpainted)"].metadata["knitworks"]["validation"]
+    summary = widget.panel.summary.text().splitlines()[0]
+    assert "Filled 134 pixels (6.98 %) in " in summary
+    assert f" on cpu; expected error ±{told['rmse']:.3g} grey levels (RMSE over" in summary
+    monkeypatch.setattr(widget, "ask_folder", lambda: str(tmp_path))
+    for copy, words in (
+        (widget.copy_command, "--validate"),
+        (widget.copy_python, "validation=True"),
+    ):
+        copy()
+        finish(widget)
+        assert words in QApplication.clipboard().text()
+
+
+@pytest.mark.parametrize(
+    ("step", "choice", "planes"),
+    [(2, 0, "auto"), (5, 0, "Z"), (2, 1, "Z"), (5, 2, "none"), (1, 2, "none")],
+)
+def test_planes_are_fitted_one_by_one_or_as_a_volume(
+    dock: Dock, slope: np.ndarray, hole: np.ndarray, step: float, choice: int, planes: str
+) -> None:
+    viewer, widget = dock()
+    image = viewer.add_image(slope, name="cells")
+    assert not widget.volume.isVisibleTo(widget)  # nothing to choose in a single plane
+    viewer.layers.remove(image)
+    stack = np.stack([slope] * 4)
+    viewer.add_image(stack, axis_labels=("z", "y", "x"), scale=(step, 1, 1), name="stack")
+    viewer.add_labels(hole)
+    assert widget.volume.isVisibleTo(widget)
+    assert widget.volume.itemText(0) == f"auto: {3 - (step >= 4)}-D, z step {step} × pixel"
+    widget.volume.setCurrentIndex(choice)
+    assert widget.recipe().planes == planes
+    widget.form.inputs["planes"].value = "Z"  # written by hand it counts
+    assert widget.recipe().planes == "Z"
+
+
+def test_another_method_enlarges_each_axis_by_its_own_factor(
+    dock_task: Dock, finish: Wait, slope: np.ndarray
+) -> None:
+    from knitcore.baselines.classical import super_resolve_bicubic
+
+    viewer, widget = dock_task(SuperResolveWidget)
+    viewer.add_image(slope, name="cells")
+    widget.form.inputs["scale"].value = "3x1.5"
+    widget.compare_with("bicubic")
+    finish(widget)
+    found = viewer.layers["cells (bicubic)"]
+    assert found.data.shape == (120, 72)
+    np.testing.assert_allclose(found.data, super_resolve_bicubic(slope, (3.0, 1.5)))
+    np.testing.assert_allclose(found.scale, (1 / 3, 1 / 1.5))
+
+
+def test_keys_start_and_stop_a_run(
+    dock: Dock, qtbot: Any, fitting: Wait, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    from qtpy.QtCore import Qt
+
+    viewer, widget = dock(steps=100_000, show=True)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    qtbot.waitUntil(widget.isVisible)
+    viewer.window._qt_window.activateWindow()
+    spin = widget.form.inputs["seed"].native
+    spin.setFocus()
+    qtbot.waitUntil(spin.hasFocus)
+    assert "(Ctrl+Return)" in widget.panel.run_button.toolTip()
+    qtbot.keyClick(spin, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert widget.job is not None
+    fitting(widget)
+    qtbot.keyClick(spin, Qt.Key.Key_Escape)
+    finish(widget)
+    assert names(viewer) == ["cells", "hole"]
+    qtbot.keyClick(spin, Qt.Key.Key_Escape)  # nothing runs: nothing happens
+    assert widget.panel.run_button.isEnabled()
+
+
 @pytest.mark.parametrize("how", ["command", "python"])
 def test_what_is_copied_gives_the_same_pixels(
-    inpainted: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    inpainted: tuple[Any, Any],
+    finish: Wait,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     viewer, widget = inpainted
     folder = tmp_path / "my inputs"
     folder.mkdir()
     monkeypatch.setattr(widget, "ask_folder", lambda: str(folder))
     {"command": widget.copy_command, "python": widget.copy_python}[how]()
+    finish(widget)
     text = QApplication.clipboard().text()
     paths = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
     if how == "command":
