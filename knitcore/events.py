@@ -90,6 +90,8 @@ class Stage:
 
 Event = Progress | Preview | Note
 T = TypeVar("T")
+S = TypeVar("S")
+U = TypeVar("U")
 
 
 class CancelToken(Protocol):
@@ -135,6 +137,35 @@ def until_cancelled(
             yield event
     finally:
         work.close()
+
+
+def relayed(steps: Generator[S, None, T], told: Callable[[S], U]) -> Generator[U, None, T]:
+    """Pass on what a generator yields, as something else, and return what it returns.
+
+    Parameters
+    ----------
+    steps : generator
+        Such as one that yields the share done.
+    told : callable
+        What to yield in its place.
+
+    Yields
+    ------
+    object
+
+    Returns
+    -------
+    object
+    """
+    try:
+        while True:
+            try:
+                part = next(steps)
+            except StopIteration as end:
+                return end.value
+            yield told(part)
+    finally:
+        steps.close()
 
 
 def drain(steps: Generator[Event, None, T], on_event: Callable[[Event], Any] | None = None) -> T:

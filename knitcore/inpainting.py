@@ -24,9 +24,10 @@ from knitcore.axes import (
     whole_plane,
 )
 from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, Preview, drain, until_cancelled
+from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
 from knitcore.filling import mix_members, restlessness, standardise, start_steps
 from knitcore.kriging import fit_variograms
+from knitcore.look_alikes import look_alike_share_steps, look_alike_steps
 from knitcore.masks import resolve_mask
 from knitcore.overlay import Overlay
 from knitcore.plan import Region, make_regions
@@ -192,6 +193,14 @@ def _inpaint(
 
         yield run.progress("load torch")
         device = choose_device(recipe.device)
+    if recipe.look_alikes and any(region.deep for _, region, _ in jobs):
+        clock = time.monotonic()
+        plane_of, joint = partial(_plane, source, hole, layout), source.axes.endswith("S")
+        asking = look_alike_share_steps(plane_of, jobs, layout.step, recipe, joint)
+        run.look_alikes = yield from relayed(
+            asking, lambda part: run.progress(f"ask held-out holes for look-alikes, {part:.0%}")
+        )
+        run.seconds["look-alikes"] = time.monotonic() - clock
     for number, (plane, region, deep) in enumerate(jobs, 1):
         stage = f"region {number} of {len(jobs)}"
         yield from _fill_region(run, hole, plane, region, deep, device, stage, previews)
@@ -212,6 +221,8 @@ def _inpaint(
     facts: dict[str, Any] = {
         "fill": {"kind": recipe.fill, "for_measurement": recipe.fill == "mean"}
     }
+    if recipe.look_alikes:
+        facts["fill"]["look_alikes"] = round(run.look_alikes, 3)
     if recipe.fill == "texture" and hole.any():
         yield run.note(
             "the fill is a sample of texture: for the eye, not for measurement", "warning"
@@ -286,7 +297,8 @@ def _validate(
         crop = replace(run.image, data=np.array(run.image.data[index]), first={})
         data = np.asarray(crop.data)
         part = Run(crop, recipe, layout, data.copy(), np.zeros(data.shape, np.float32))
-        part.seconds = {"start": 0.0, "fit": 0.0}
+        part.seconds = {"start": 0.0, "fit": 0.0, "look-alikes": 0.0}
+        part.look_alikes = run.look_alikes
         base = tuple(0 for _ in layout.planes)
         inner = box_index(crop, layout, base, tuple(slice(0, a.stop - a.start) for a in around))
         hidden = np.zeros(to_canvas(hole[index][inner], layout).shape, bool)
@@ -427,12 +439,9 @@ def _fill_region(
     clock = time.monotonic()
     solving = start_steps(values, known, target, layout.step, recipe)
     yield run.progress(f"{stage}: {recipe.start} start" if recipe.start != "none" else stage)
-    while True:
-        try:
-            yield run.progress(f"{stage}: {recipe.start} start", next(solving))
-        except StopIteration as end:
-            start, doubt = end.value
-            break
+    start, doubt = yield from relayed(
+        solving, lambda part: run.progress(f"{stage}: {recipe.start} start", part)
+    )
     run.seconds["start"] += time.monotonic() - clock
     paste(start, doubt)
     if previews:
@@ -481,15 +490,18 @@ def _fill_region(
             f"{stage}: {strays} of {recipe.ensemble} members strayed from the start and were dropped",
             "warning" if strays == recipe.ensemble else "info",
         )
+    if run.look_alikes:
+        clock = time.monotonic()
+        asking = look_alike_steps(values, known, target, fill, (recipe.seed, work.key))
+        alike = yield from relayed(
+            asking, lambda _: run.progress(f"{stage}: look-alikes", 1 + cost)
+        )
+        fill = fill + run.look_alikes * (alike - fill)
+        run.seconds["look-alikes"] += time.monotonic() - clock
     if recipe.fill == "texture":
         clock = time.monotonic()
         weaving = texture_steps(values, known, target, fill, random_numbers(recipe.seed, work.key))
-        while True:
-            try:
-                yield run.progress(f"{stage}: texture", 1 + cost + next(weaving))
-            except StopIteration as end:
-                woven = end.value
-                break
+        woven = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture", 1 + cost))
         # a sample is off by its own wandering as well
         fill, error = woven, np.sqrt(error**2 + (woven - fill) ** 2)
         run.seconds["texture"] = run.seconds.get("texture", 0.0) + time.monotonic() - clock

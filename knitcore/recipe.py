@@ -64,6 +64,7 @@ _ARTICLE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "inpaint": {
         "fast": {},  # the fields' own defaults
+        "quality": {"ensemble": 8, "steps": 300, "look_alikes": True},
         "paper": {
             **_ARTICLE,
             "region": "image",
@@ -87,7 +88,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
-    preset: Literal["fast", "paper"] = Field("fast", description="A set of values for the fields.")
+    preset: Literal["fast", "quality", "paper"] = Field(
+        "fast", description="A set of values for the fields."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Start of all random numbers.")
     device: str = Field(
         "auto",
@@ -216,9 +219,10 @@ class Inpaint(Recipe):
     """Settings of `knitcore.inpaint`; fields left out take the preset's values."""
 
     task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
-    preset: Literal["fast", "paper"] = Field(
+    preset: Literal["fast", "quality", "paper"] = Field(
         "fast",
-        description="'fast' fits the region round each hole; 'paper' follows the article "
+        description="'fast' fits the region round each hole; 'quality' takes several times as long for a "
+        "fill nearer to the truth; 'paper' follows the article "
         "equation by equation on the whole image (hours on a CPU).",
     )
 
@@ -293,6 +297,11 @@ class Inpaint(Recipe):
     directed: bool = Field(
         True,
         description="Draw Fourier frequencies along the directions of the known pixels' variogram.",
+    )
+    look_alikes: bool = Field(
+        False,
+        description="Mix look-alike patches of the surroundings into the mean fill, by as much as "
+        "would have been best at held-out holes.",
     )
 
     @model_validator(mode="after")

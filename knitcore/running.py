@@ -48,6 +48,8 @@ class Run(Generic[R]):
         The growing output in the input's dtype and axes, and its expected error (float32).
     total, done : float
         All the work and what is over, in one unit.
+    look_alikes : float
+        Share of look-alike patches in the mean fill of an inpainting.
     """
 
     image: Image
@@ -63,6 +65,7 @@ class Run(Generic[R]):
     notes: list[Note] = field(default_factory=list)
     restarts: int = 0
     parameters: int = 0
+    look_alikes: float = 0.0
 
     def progress(
         self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
