@@ -85,8 +85,16 @@ def main() -> None:
         rate = 1000 * spent / pixels
         first = first or rate
         lines.append(
-            [f"{side}×{side}", str(pixels // SIDE**2), f"{seconds:.1f}", f"{spent:.1f}"]
-            + [f"{rate:.2f}", f"{rate / first:.2f}", f"{own:.0f}", f"{memory:.0f}"]
+            [
+                f"{side}×{side}",
+                str(pixels // SIDE**2),
+                f"{seconds:.1f}",
+                f"{spent:.1f}",
+                f"{rate:.2f}",
+                f"{rate / first:.2f}",
+                f"{own:.0f}",
+                f"{memory:.0f}",
+            ]
         )
         say(" ".join(lines[-1]))
     head = ["image", "holes", "seconds", "processor s", "processor ms a hole pixel"]

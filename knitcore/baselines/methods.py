@@ -45,6 +45,7 @@ _CLASSICAL = "classical"
 METHODS: dict[str, dict[str, Method]] = {
     "inpaint": {
         "fast": Method("Knitworks, preset fast", quick=True),
+        "quality": Method("Knitworks, preset quality"),
         "paper": Method("Neural Knitwork as in the article", steps=600),
         "harmonic": Method("harmonic (Laplace)", _CLASSICAL, "inpaint_harmonic", quick=True),
         "biharmonic": Method(
