@@ -31,7 +31,7 @@ def draw_sheet(panels: list[Panel], mask: Any = None) -> Picture.Image:
     panels : list of Panel
         The first is the input; it and the second decide the contrast.
     mask : ndarray of bool, shape (Y, X), optional
-        The detail is cut round its deepest part; else where the input varies most.
+        The detail is cut round its most telling part, deep and amid contrast; else where the input varies most.
 
     Returns
     -------
@@ -97,9 +97,15 @@ def _detail(values: np.ndarray, mask: Any) -> tuple[slice, slice]:
     if mask is not None:
         from scipy import ndimage
 
-        parts, _ = ndimage.label(mask)
-        deepest = np.unravel_index(int(np.argmax(ndimage.distance_transform_edt(mask))), shape)
-        found = ndimage.find_objects(parts)[int(parts[deepest]) - 1]
+        parts, count = ndimage.label(mask)
+        numbers = range(1, count + 1)
+        deep = ndimage.maximum(ndimage.distance_transform_edt(mask), parts, numbers)
+        # a hole in the dark shows nothing: what lies round it counts, too
+        rim = ndimage.grey_dilation(parts, size=9) * ~np.asarray(mask, bool)
+        grey = _grey(np.nan_to_num(values.astype(np.float64)))
+        lively = np.nan_to_num(ndimage.standard_deviation(grey, rim, numbers))
+        telling = np.asarray(deep) * (lively + 1e-6 * max(float(np.ptp(grey)), 1e-12))
+        found = ndimage.find_objects(parts)[int(np.argmax(telling))]
         middle = [(s.start + s.stop) / 2 for s in found]
         reach = max(s.stop - s.start for s in found) / 2 + 12
         reach = min(max(reach, 20), max(shape) / 2)
