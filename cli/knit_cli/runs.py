@@ -124,6 +124,7 @@ def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
         return stop.code
     if "trace" in outcome:
         click.echo(outcome.pop("trace"), err=True)
+    outcome.pop("poisoned", None)  # this process ends anyway
     failed = outcome["status"] == "failed"
     if failed:
         terminal.say("Error", outcome["error"])

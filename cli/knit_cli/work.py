@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knit_cli.executors import POISONED
 from knit_cli.jobs import Job
 from knitcore.errors import Cancelled, FileError, KnitError
 from knitcore.events import Event, Note, Progress
@@ -180,9 +182,27 @@ def work_on(
             emit({"progress": event.fraction, "stage": event.stage})
 
     try:
-        return attempt(task, tell, cancel)
+        outcome = attempt(task, tell, cancel)
     except Cancelled:
         return {"status": "stopped"}
+    if outcome.pop("poisoned", False):
+        os._exit(POISONED)
+    return outcome
+
+
+def is_poison(error: Exception) -> bool:
+    """Whether an error has left this process's GPU context useless, so that all later fits fail, too.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    bool
+    """
+    full = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not full
 
 
 def attempt(

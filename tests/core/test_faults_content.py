@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 import knitcore
-from knitcore.errors import FileError, InputError, RecipeError
+from knitcore.errors import FileError, FitError, InputError, RecipeError
 from knitcore.files import read_image, read_mask, write_image, write_result
 from knitcore.recipe import load_recipe
 
@@ -448,3 +448,57 @@ def test_records_hold_no_numbers_that_json_lacks(tmp_path, neuron):
 
     text = out.with_name("a.tif.knit.json").read_text()
     json.loads(text, parse_constant=refuse)
+
+
+# 54, 56. What goes wrong in the fit
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_too_little_memory_on_a_gpu(monkeypatch, neuron, device):
+    """A full GPU is played, since few who test have one: the fit itself is real, on the CPU."""
+    import torch
+
+    import knitcore.tasks
+
+    real = knitcore.tasks.denoise_steps
+
+    def full(image, sigma, recipe, **more):
+        if recipe.device != "cpu":
+            yield knitcore.Progress(0.1, "fit")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return (yield from real(image, sigma, recipe, **more))
+
+    monkeypatch.setattr(knitcore.tasks, "denoise_steps", full)
+    recipe = knitcore.Denoise(steps=3, device=device)
+    if device == "auto":
+        result = knitcore.run(recipe, neuron)
+        assert "not enough memory on the GPU; done on the CPU" in texts(result)
+        assert (result.record["device"], result.record["recipe"]["device"]) == ("cpu", "cpu")
+    else:
+        with pytest.raises(knitcore.DeviceError, match="not enough memory on the device cuda"):
+            knitcore.run(recipe, neuron)
+
+
+def test_a_fit_that_leaves_all_numbers_behind_is_begun_anew_and_then_given_up(monkeypatch, neuron):
+    """With half the learning rate each time; what is not finite never comes out."""
+    import knitcore.fit
+
+    rates = []
+    real = knitcore.fit.learning_rate
+
+    def explosive(recipe, rate, step):
+        if step == 0:
+            rates.append(rate)
+        return real(recipe, rate, step) * (float("inf") if len(rates) <= failing else 1)
+
+    monkeypatch.setattr(knitcore.fit, "learning_rate", explosive)
+    fields = {"knit_depth": 0, "ensemble": 1, "width": 8, "frequencies": 8}
+    hole = np.zeros(neuron.shape, bool)
+    hole[4:12, 4:12] = True
+    failing = 1
+    result = knitcore.inpaint(neuron, hole, steps=3, **fields)
+    assert result.record["restarts"] == 1
+    assert rates[1] == rates[0] / 2
+    failing = 99
+    with pytest.raises(FitError, match=r"diverged at step \d+ of 3, 3 times; lower `rate`"):
+        knitcore.inpaint(neuron, hole, steps=3, **fields)
