@@ -34,8 +34,8 @@ ENV = {
 # name, task and options, side of the images, how many of them
 LOADS = (
     ("inpaint 32², hole of 12 pixels", ("inpaint", "--mask", "value=0"), 32, 200),
-    ("inpaint 256², hole of 36×36", ("inpaint", "--mask", "value=0"), 256, 8),
-    ("denoise 256²", ("denoise",), 256, 8),
+    ("inpaint 256², hole of 36×36", ("inpaint", "--mask", "value=0"), 256, 6),
+    ("denoise 256²", ("denoise",), 256, 6),
 )
 WAYS = (("--jobs", "1"), ("--jobs", "2"), ("--dask-local", "1"), ("--dask-local", "2"))
 SIDES = (256, 512, 1024, 2048, 4096)

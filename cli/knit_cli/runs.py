@@ -522,6 +522,7 @@ def make_task(plan: Plan, number: int, values: dict[str, Any]) -> FileTask:
         allow_damaged=values["allow_damaged"],
         missing_as_hole=values["missing_as_hole"],
         overwrite=values["overwrite"],
+        keep_metadata=values["keep_metadata"] == "all",
         debug=values["debug"],
     )
 

@@ -450,6 +450,55 @@ def test_records_hold_no_numbers_that_json_lacks(tmp_path, neuron):
     json.loads(text, parse_constant=refuse)
 
 
+SECRET = "Erika Mustermann"
+
+
+def told_of(path):
+    """Every text that can be read from a file, by other programs' means."""
+    if path.is_dir():
+        return (path / "zarr.json").read_text()
+    if path.suffix == ".png":
+        with PIL.Image.open(path) as picture:
+            return str(picture.text)
+    with tifffile.TiffFile(path) as tif:
+        return f"{tif.pages.first.description} {tif.imagej_metadata}"
+
+
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif", ".png", ".ome.zarr", ".npy"])
+def test_all_texts_are_kept_if_asked_for(tmp_path, neuron, ending):
+    from click.testing import CliRunner
+
+    from knit_cli.main import cli
+
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Experimenter ID="Experimenter:0" LastName="{SECRET}"/>'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="40" '
+        'SizeY="32" SizeC="1" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0"/><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "ome.ome.tif", neuron, description=xml, metadata=None)
+    tifffile.imwrite(tmp_path / "ij.tif", neuron, imagej=True, metadata={"Info": f"by {SECRET}"})
+    plain = [(315, "s", 0, SECRET, True)]
+    tifffile.imwrite(tmp_path / "plain.tif", neuron, metadata=None, extratags=plain)
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("Author", SECRET)
+    PIL.Image.fromarray(neuron).save(tmp_path / "png.png", pnginfo=text)
+    exif = PIL.Image.Exif()
+    exif[315] = SECRET
+    PIL.Image.fromarray((neuron >> 8).astype(np.uint8)).save(tmp_path / "jpeg.jpg", exif=exif)
+    for name in ("ome.ome.tif", "ij.tif", "plain.tif", "png.png", "jpeg.jpg"):
+        words = ["inpaint", str(tmp_path / name), "--mask", "below=0", "--format", ending[1:]]
+        for keep, wanted in (("usual", False), ("all", True)):
+            out = tmp_path / f"{name}.{keep}{ending}"
+            done = CliRunner().invoke(cli, [*words, "-o", str(out), "--keep-metadata", keep])
+            assert done.exit_code == 0, done.output
+            assert (SECRET in told_of(out) if ending != ".npy" else wanted) == wanted, name
+            record = json.loads(out.with_name(out.name + ".knit.json").read_text())
+            assert (SECRET in json.dumps(record)) == wanted
+            assert (read_image(out).data == read_image(tmp_path / name).data).all()
+
+
 # 54, 56. What goes wrong in the fit
 
 
