@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -190,7 +191,7 @@ def run_cases(
     say(f"{len(done)} cases there, {len(todo)} to measure")
     # spawned, never forked: torch's threads do not survive a fork
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(jobs, spawn, leave_with_parent, (os.getpid(),)) as pool:
         waiting = {pool.submit(measure, case): case for case in todo}
         for number, future in enumerate(as_completed(waiting), 1):
             case = waiting[future]
@@ -202,6 +203,17 @@ def run_cases(
                 f"{row['psnr']} dB, {row['seconds']} s"
             )
     return sorted(read_rows(out), key=identity)
+
+
+def leave_with_parent(parent: int) -> None:
+    """End this process soon after its parent, which may be killed: a pool's workers would stay."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, dict[str, float]]:

@@ -168,6 +168,7 @@ def write_png(handle: BinaryIO, image: Image) -> None:
         Axes YX or YXS; 16-bit colour needs imagecodecs.
     """
     import PIL.Image
+    from PIL.PngImagePlugin import PngInfo
 
     data = np.ascontiguousarray(image.data)
     if data.dtype == np.uint16 and data.ndim == 3:
@@ -175,7 +176,14 @@ def write_png(handle: BinaryIO, image: Image) -> None:
 
         handle.write(png_encode(data))
         return
-    kept = {key: image.extra[key] for key in ("dpi", "icc_profile") if key in image.extra}
+    kept: dict[str, Any] = {
+        key: image.extra[key] for key in ("dpi", "icc_profile") if key in image.extra
+    }
+    if texts := image.extra.get("metadata"):
+        kept["pnginfo"] = PngInfo()
+        for key, text in texts.items():
+            # keys of PNG are short and Latin-1; the record has them whole
+            kept["pnginfo"].add_itxt(key.encode("latin-1", "replace").decode("latin-1")[:79], text)
     PIL.Image.fromarray(data).save(handle, format="PNG", **kept)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from knitcore.denoising import denoise_steps
-from knitcore.errors import InputError
-from knitcore.events import CancelToken, Event, drain
+from knitcore.errors import DeviceError, InputError
+from knitcore.events import CancelToken, Event, Note, drain
 from knitcore.inpainting import inpaint_steps
-from knitcore.recipe import Denoise, Inpaint, Recipe, SuperResolve
+from knitcore.recipe import Denoise, Inpaint, Recipe, SuperResolve, with_fields
 from knitcore.result import Result
 from knitcore.super_resolution import super_resolve_steps
 
@@ -45,19 +45,52 @@ def run_steps(
     ------
     InputError
         A mask or kernel that the task has no use for; else as the task.
+    DeviceError
+        The device asked for is absent, or has not enough memory. The device "auto" falls back on the
+        CPU then, with a note.
     """
     told: dict[str, Any] = {"axes": axes, "cancel": cancel, "previews": previews}
     if mask is not None and not isinstance(recipe, Inpaint):
         raise InputError(f"the task {recipe.task!r} takes no mask")
     if kernel is not None and not isinstance(recipe, SuperResolve):
         raise InputError(f"the task {recipe.task!r} takes no kernel")
-    if isinstance(recipe, Inpaint):
-        return inpaint_steps(image, mask, recipe, **told)
-    if isinstance(recipe, Denoise):
-        return denoise_steps(image, None, recipe, **told)
-    if isinstance(recipe, SuperResolve):
+    if not isinstance(recipe, (Inpaint, Denoise, SuperResolve)):
+        raise InputError(f"not a recipe of a task: {recipe!r:.60}")
+
+    def start(recipe: Recipe) -> Generator[Event, None, Result]:
+        if isinstance(recipe, Inpaint):
+            return inpaint_steps(image, mask, recipe, **told)
+        if isinstance(recipe, Denoise):
+            return denoise_steps(image, None, recipe, **told)
+        assert isinstance(recipe, SuperResolve)
         return super_resolve_steps(image, None, kernel, recipe, **told)
-    raise InputError(f"not a recipe of a task: {recipe!r:.60}")
+
+    return _elsewhere_if_full(start, recipe)
+
+
+def _elsewhere_if_full(
+    start: Callable[[Recipe], Generator[Event, None, Result]], recipe: Recipe
+) -> Generator[Event, None, Result]:
+    """Run a task; on the CPU if it does not fit a GPU that was not asked for by name."""
+    try:
+        return (yield from start(recipe))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be loaded
+            raise
+    # out of the handler, whose error holds on to the tensors
+    import torch
+
+    torch.cuda.empty_cache()
+    if recipe.device != "auto":
+        raise DeviceError(
+            f"not enough memory on the device {recipe.device}. Use --device cpu or auto, a smaller "
+            "image, or end what else uses the device."
+        )
+    note = Note("not enough memory on the GPU; done on the CPU, which takes longer", "warning")
+    yield note
+    result = yield from start(with_fields(recipe, {"device": "cpu"}))
+    result.record["notes"].insert(0, {"level": note.level, "text": note.text})
+    return result
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -516,6 +517,8 @@ def _imagej(image: Image, source: dict[str, Any]) -> dict[str, Any]:
     meta |= source.get("display", {})
     if image.channel_names and image.axes.strip("YXS") == "C":
         meta["Labels"] = list(image.channel_names)
+    if texts := image.extra.get("metadata"):
+        meta["Info"] = "\n".join(f"{key}: {text}" for key, text in texts.items())
     return {"imagej": True, "metadata": meta, **_kept_resolution(image, source)}
 
 
@@ -550,15 +553,22 @@ def _ome(image: Image, source: dict[str, Any]) -> dict[str, Any]:
             meta[f"{key}Unit"] = UNITS[unit][0] if unit in UNITS else unit
     if image.channel_names:
         meta["Channel"] = {"Name": list(image.channel_names)}
+    if texts := image.extra.get("metadata"):
+        meta["MapAnnotation"] = {"Namespace": "source metadata", **texts}
     return {"ome": True, "metadata": meta, **_print_resolution(source)}
 
 
 def _shaped(image: Image, source: dict[str, Any]) -> dict[str, Any]:
-    return {"metadata": _spoken(image, source), **_kept_resolution(image, source)}
+    meta = _spoken(image, source)
+    if texts := image.extra.get("metadata"):
+        meta["source_metadata"] = texts
+    return {"metadata": meta, **_kept_resolution(image, source)}
 
 
 def _generic(image: Image, source: dict[str, Any]) -> dict[str, Any]:
-    return {"metadata": None, **_kept_resolution(image, source)}
+    texts = image.extra.get("metadata")
+    told = {"description": json.dumps({"source_metadata": texts})} if texts else {}
+    return {"metadata": None, **told, **_kept_resolution(image, source)}
 
 
 def _print_resolution(source: dict[str, Any]) -> dict[str, Any]:

@@ -534,6 +534,8 @@ def create_zarr(folder: Path, image: Image, path: Path) -> list[Any]:
     )
     group = zarr.create_group(store=str(folder), zarr_format=zarr_format)
     group.attrs.update(_metadata(image, letters, source, version, path, levels))
+    if texts := image.extra.get("metadata"):
+        group.attrs["source_metadata"] = texts
     arrays = []
     for level in range(levels):
         small = (*shape[:-2], shape[-2] >> level, shape[-1] >> level)

@@ -55,6 +55,7 @@ ORDER = (
     "cross_scale",
     "upscaling",
     "knitting",
+    "metadata",
     "tiff",
     "pictures",
     "zarr_files",

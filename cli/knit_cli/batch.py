@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from knit_cli.estimates import START, guesses, measured
 from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
 from knit_cli.jobs import PlaceError, prepare_folders
 from knit_cli.main import FAILED, SURROUNDINGS, signals
@@ -30,8 +31,6 @@ from knitcore.run_file import Executor
 if TYPE_CHECKING:
     from knit_cli.cluster import DaskWorkers
 
-# Seconds on one core, fixed and for each 2 MB of file, until some were measured.
-GUESSES = {"inpaint": (2.0, 8.0), "denoise": (1.0, 20.0), "super-resolve": (1.0, 90.0)}
 LONG = 30 * 24 * 3600.0  # from here on a run is only started with --yes
 
 
@@ -386,47 +385,12 @@ def _how_to_repeat(code: int) -> str:
 def _refuse_the_absurd(plan: Plan, values: dict[str, Any]) -> None:
     """Do not begin what would take longer than anyone can have meant."""
     limit = values["max_time"] * 3600 if values["max_time"] else LONG
-    total = sum(estimate(plan, number, {}) for number in range(len(plan.jobs)))
-    total /= max(1, values["jobs"])
+    total = sum(guesses(plan, look=False)) / max(1, values["jobs"])
     if total > limit and not values["yes"]:
         raise click.UsageError(
             f"this would take about {span(total)} (limit {span(limit)}); --yes to go on, or fewer "
             "--steps, smaller --ensemble, more --jobs"
         )
-
-
-def estimate(plan: Plan, number: int, rates: dict[str, float]) -> float:
-    """Seconds a file will take, from the size of its file.
-
-    Parameters
-    ----------
-    plan : Plan
-    number : int
-        Of the job.
-    rates : dict
-        "seconds_a_byte" as measured before in this output folder, or empty.
-
-    Returns
-    -------
-    float
-    """
-    try:
-        size = os.stat(plan.jobs[number].image).st_size
-    except OSError:
-        return 0.0
-    if "seconds_a_byte" in rates:
-        return rates["seconds_a_byte"] * size
-    fixed, each = GUESSES[plan.recipe.task]
-    recipe = plan.recipe
-    method = getattr(recipe, "method", "")
-    share = 1.0
-    if method == "knitwork" or getattr(recipe, "region", "") == "image":
-        share = recipe.steps * recipe.ensemble / 0.5  # the article's networks, on all of the image
-    elif recipe.task == "inpaint":
-        share = recipe.steps * recipe.ensemble / 600
-    elif recipe.task == "denoise":
-        share = recipe.steps / type(recipe).model_fields["steps"].default
-    return share * (fixed + each * size / 2e6)
 
 
 def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
@@ -444,7 +408,8 @@ def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
         The exit code.
     """
     known = Report(plan.home).read()
-    rates = _rates(plan, known)
+    told = guesses(plan, look=True)
+    factor = measured(plan, known, told)
     rows: list[dict[str, Any]] = []
     total = 0.0
     counts = {"run": 0, "redo": 0, "done": 0, "failed": 0}
@@ -471,7 +436,7 @@ def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
             "done": "is done",
             "failed": "would fail",
         }
-        seconds = estimate(plan, number, rates) if state in ("run", "redo") else 0.0
+        seconds = told[number] * (factor or 1.0) if state in ("run", "redo") else 0.0
         total += seconds
         own = reason.removeprefix(str(job.image)).lstrip(": ")
         rows.append(
@@ -495,27 +460,15 @@ def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
                 shown(f"{row['file']:{width}}  {row['state']:10}  {about:12}  {target}").rstrip()
             )
     workers = max(1, min(values["jobs"], max(counts["run"] + counts["redo"], 1)))
-    basis = "as measured here" if rates else "a guess until files have been done here"
+    basis = "as measured here" if factor else "a guess until files have been done here"
+    total = total / workers + (START if total else 0.0)
     click.echo(
         f"would run {counts['run'] + counts['redo']} · done already {counts['done']} · "
-        f"would fail {counts['failed']} · about {span(total / workers)} with "
+        f"would fail {counts['failed']} · about {span(total)} with "
         f"{workers} {'worker' if workers == 1 else 'workers'} ({basis})",
         err=True,
     )
     return 0
-
-
-def _rates(plan: Plan, known: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Seconds a byte of input, from the files this folder's report knows as done."""
-    seconds = size = 0.0
-    for job in plan.jobs:
-        output = os.path.relpath(os.path.abspath(job.output), os.path.abspath(plan.home))
-        line = known.get(output.replace(os.sep, "/"), {})
-        if line.get("state") == "done" and isinstance(line.get("seconds"), (int, float)):
-            with contextlib.suppress(OSError):
-                size += os.stat(job.image).st_size
-                seconds += line["seconds"]
-    return {"seconds_a_byte": seconds / size} if size else {}
 
 
 def span(seconds: float) -> str:
@@ -532,4 +485,4 @@ def span(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1g} s"

@@ -28,6 +28,7 @@ Emit = Callable[[dict[str, Any]], None]
 Work = Callable[[Any, Emit, threading.Event], Outcome]
 
 GRACE = 0.5  # seconds that running files have to end by themselves, and then to drop their fit
+POISONED = 86  # exit code of a worker whose GPU context is lost
 STARTS = 3  # workers that may die one after the other before any of them was ready
 
 
@@ -333,6 +334,8 @@ def _death(worker: _Worker, stack: str) -> str:
             return f"crashed: {crashes[-code]}" + (f", in {place}" if place else "")
         hint = "; out of memory?" if -code == 9 else ""
         return f"worker killed (signal {-code}{hint})"
+    if code == POISONED:
+        return "the GPU failed (CUDA error), and its worker with it"
     return f"worker ended by itself (exit code {code})"
 
 

@@ -97,5 +97,6 @@ def _beside(result: Result, data: Any, axes: str) -> Image:
     if tiff:
         extra["tiff"] = tiff
     extra.pop("icc_profile", None)
+    extra.pop("metadata", None)
     names = image.channel_names if axes == image.axes else ()
     return replace(image, data=data, axes=axes, alpha=False, channel_names=names, extra=extra)

@@ -124,6 +124,7 @@ def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
         return stop.code
     if "trace" in outcome:
         click.echo(outcome.pop("trace"), err=True)
+    outcome.pop("poisoned", None)  # this process ends anyway
     failed = outcome["status"] == "failed"
     if failed:
         terminal.say("Error", outcome["error"])
@@ -521,6 +522,7 @@ def make_task(plan: Plan, number: int, values: dict[str, Any]) -> FileTask:
         allow_damaged=values["allow_damaged"],
         missing_as_hole=values["missing_as_hole"],
         overwrite=values["overwrite"],
+        keep_metadata=values["keep_metadata"] == "all",
         debug=values["debug"],
     )
 

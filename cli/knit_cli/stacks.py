@@ -31,6 +31,7 @@ from knit_cli.work import (
     done,
     input_hashes,
     job_key,
+    with_texts,
     work_on_whole,
 )
 from knitcore.axes import Image, choose_layout, cut
@@ -126,7 +127,7 @@ def split(task: FileTask, *, alone: bool) -> Iterator[FileTask]:
 def _parts(task: FileTask, alone: bool) -> list[Part]:
     job, recipe = task.job, make_recipe(**task.recipe)
     limits: dict[str, Any] = {"max_pixels": task.max_pixels, "series": task.series}
-    image = read_image(job.image, lazy=True, **limits)
+    image = with_texts(task, read_image(job.image, lazy=True, **limits))
     planes = _planes(recipe, image, task)
     if not planes or not (alone or math.prod(image.shape) >= LARGE):
         return []

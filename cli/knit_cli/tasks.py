@@ -204,6 +204,15 @@ OTHERS = [
         section="Other",
         help="Fill what missing chunks of a Zarr would hold (inpaint).",
     ),
+    _option(
+        "--keep-metadata",
+        section="Other",
+        type=click.Choice(["usual", "all"]),
+        default="usual",
+        metavar="all",
+        help="Let the input's texts, such as names, places and dates, into output and record, too. "
+        "[default: usual: axes, pixel size, units, channel names]",
+    ),
     _option("--json", "as_json", section="Other", help="One JSON object a line on stdout."),
     _option("-q", "--quiet", section="Other", help="Nothing on stderr but errors."),
     _option("-v", "--verbose", section="Other", help="Notes and skipped files, too."),

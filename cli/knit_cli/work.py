@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 import threading
 import time
@@ -16,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knit_cli.executors import POISONED
 from knit_cli.jobs import Job
 from knitcore.errors import Cancelled, FileError, KnitError
 from knitcore.events import Event, Note, Progress
 from knitcore.files import file_hash, record_path
+from knitcore.metadata import read_metadata
 from knitcore.recipe import Inpaint, Recipe, make_recipe, recipe_fields
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ class FileTask:
     max_pixels : int
     series : int or None
         Which image of a file with several.
-    allow_damaged, missing_as_hole, overwrite, debug : bool
+    allow_damaged, missing_as_hole, overwrite, keep_metadata, debug : bool
     part : Part or None
         Of a stack that is split over the workers; see `stacks`.
     """
@@ -67,6 +70,7 @@ class FileTask:
     allow_damaged: bool = False
     missing_as_hole: bool = False
     overwrite: bool = False
+    keep_metadata: bool = False
     debug: bool = False
     part: Part | None = None
 
@@ -115,6 +119,8 @@ def job_key(task: FileTask, image_hash: str, mask_hash: str) -> str:
         "reading": [task.allow_damaged, task.series, task.missing_as_hole],
         "method": METHOD_VERSION,
     }
+    if task.keep_metadata:
+        parts["metadata"] = "all"
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,9 +186,27 @@ def work_on(
             emit({"progress": event.fraction, "stage": event.stage})
 
     try:
-        return attempt(task, tell, cancel)
+        outcome = attempt(task, tell, cancel)
     except Cancelled:
         return {"status": "stopped"}
+    if outcome.pop("poisoned", False):
+        os._exit(POISONED)
+    return outcome
+
+
+def is_poison(error: Exception) -> bool:
+    """Whether an error has left this process's GPU context useless, so that all later fits fail, too.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    bool
+    """
+    full = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not full
 
 
 def attempt(
@@ -237,6 +261,7 @@ def attempt(
         from knit_cli.main import internal
 
         outcome["error"] = f"{task.job.image}: {internal(error)}"
+        outcome["poisoned"] = is_poison(error)
         if task.debug:
             outcome["trace"] = traceback.format_exc()
     return outcome
@@ -275,6 +300,7 @@ def work_on_whole(
     limits: dict[str, Any] = {"max_pixels": task.max_pixels, "allow_damaged": task.allow_damaged}
     more: dict[str, Any] = {"series": task.series, "missing_as_hole": task.missing_as_hole}
     image = read_image(job.image, on_note=note, **limits, **more)
+    image = with_texts(task, image)
     mask: Any = job.mask
     if isinstance(job.mask, Path):
         mask = read_mask(job.mask, on_note=note, **limits)
@@ -298,6 +324,13 @@ def work_on_whole(
     with shield():
         _write(task, result)
     return done(task, record, time.monotonic() - began, hashes)
+
+
+def with_texts(task: FileTask, image: Any) -> Any:
+    """The image, with what its file tells in words if that is to be kept."""
+    if not task.keep_metadata:
+        return image
+    return replace(image, extra={**image.extra, "metadata": read_metadata(task.job.image)})
 
 
 def complete_record(
@@ -326,6 +359,8 @@ def complete_record(
     places = {"output": job.output, **job.sides}
     record["files"] = files | {name: path.name for name, path in places.items()}
     record["key"] = job_key(task, *hashes)
+    if task.keep_metadata:
+        record["source_metadata"] = read_metadata(job.image)
     record["notes"] = [
         *({"level": item.level, "text": item.text} for item in notes),
         *record.get("notes", []),

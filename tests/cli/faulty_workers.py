@@ -5,6 +5,9 @@ import signal
 import time
 from pathlib import Path
 
+from knit_cli.executors import POISONED
+from knit_cli.work import is_poison
+
 
 def work(task, emit, cancel):
     """A task is a word, or a word and a file that counts how often it was tried."""
@@ -19,6 +22,9 @@ def work(task, emit, cancel):
     elif word == "once":
         if Path(counter).stat().st_size == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "poison":
+        error = RuntimeError("CUDA error: an illegal memory access was encountered")
+        os._exit(POISONED if is_poison(error) else 1)
     elif word == "hang":
         hang()
     elif word == "memory":

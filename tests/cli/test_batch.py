@@ -472,6 +472,40 @@ def test_a_wrong_run_file_starts_nothing(tmp_path, section, message):
         load_run(folder / "r.yaml", allow_outside=True)
 
 
+def test_the_time_told_beforehand_follows_holes_pixels_and_what_was_measured(night):
+    def planned(*words):
+        said = knit(*words, "-o", "out", "--dry-run", "--json")
+        rows = [json.loads(line) for line in said.out.splitlines()]
+        return {row["file"]: row["seconds"] for row in rows}, said.err
+
+    values = np.full((128, 128), 90, np.uint8)
+    values[40:42, 20:90] = 0  # shallow: only kriged
+    tifffile.imwrite(night / "in" / "line.tif", values)
+    values[40:80, 40:80] = 0  # deep: knitted
+    tifffile.imwrite(night / "in" / "block.tif", values)
+    words = ("inpaint", "in", "--include", "[lb]*", "--mask", "value=0")
+    told, basis = planned(*words)
+    assert told["block.tif"] > 10 * told["line.tif"] > 0
+    assert planned(*words, "--ensemble", 8)[0]["block.tif"] > 1.5 * told["block.tif"]
+    assert "a guess until files have been done here" in basis
+    large = np.pad(values, 256, mode="symmetric")
+    np.save(night / "in" / "large.npy", large)
+    denoise = ("denoise", "in", "--include", "*l*.*")
+    told, _ = planned(*denoise)
+    assert 8 < told["large.npy"] / told["line.tif"] < large.size / values.size
+
+    # from then on what files took here counts, whatever the guess was
+    knit(*words[:3], "line.tif", *words[4:], "-o", "out")
+    path = night / "out" / "knit-report.jsonl"
+    line = json.loads(path.read_text()) | {"seconds": 12.5}
+    path.write_text(json.dumps(line) + "\n")
+    (night / "out" / "line_inpainted.tif").unlink()
+    (night / "out" / "line_inpainted.tif.knit.json").unlink()
+    told, basis = planned(*words)
+    assert told["line.tif"] == pytest.approx(12.5)
+    assert "as measured here" in basis
+
+
 def test_what_would_take_weeks_is_asked_about(night):
     words = ("inpaint", "in", "-o", "out", "--mask", "value=0", "--steps", "1000000")
     said = knit(*words, "--ensemble", 64, "--max-time", "1", code=2)

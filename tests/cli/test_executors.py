@@ -52,6 +52,13 @@ def test_a_killed_worker_s_file_is_tried_again(tmp_path):
     )
 
 
+def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path):
+    found = outcomes(tmp_path, ["poison", "fine1", "fine2"])
+    told = "the GPU failed (CUDA error), and its worker with it, tried 2 times"
+    assert found["poison"]["error"] == told
+    assert [found[f"fine{i}"]["status"] for i in (1, 2)] == ["done"] * 2
+
+
 def test_a_hang_ends_at_the_limit_and_tells_where(tmp_path):
     found = outcomes(tmp_path, ["hang", "fine"], limits=Limits(timeout=1.0))
     assert found["hang"]["error"].startswith("no end after 1 s, in faulty_workers.py:")

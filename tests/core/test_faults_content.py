@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 import knitcore
-from knitcore.errors import FileError, InputError, RecipeError
+from knitcore.errors import FileError, FitError, InputError, RecipeError
 from knitcore.files import read_image, read_mask, write_image, write_result
 from knitcore.recipe import load_recipe
 
@@ -448,3 +448,106 @@ def test_records_hold_no_numbers_that_json_lacks(tmp_path, neuron):
 
     text = out.with_name("a.tif.knit.json").read_text()
     json.loads(text, parse_constant=refuse)
+
+
+SECRET = "Erika Mustermann"
+
+
+def told_of(path):
+    """Every text that can be read from a file, by other programs' means."""
+    if path.is_dir():
+        return (path / "zarr.json").read_text()
+    if path.suffix == ".png":
+        with PIL.Image.open(path) as picture:
+            return str(picture.text)
+    with tifffile.TiffFile(path) as tif:
+        return f"{tif.pages.first.description} {tif.imagej_metadata}"
+
+
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif", ".png", ".ome.zarr", ".npy"])
+def test_all_texts_are_kept_if_asked_for(tmp_path, neuron, ending):
+    from click.testing import CliRunner
+
+    from knit_cli.main import cli
+
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Experimenter ID="Experimenter:0" LastName="{SECRET}"/>'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="40" '
+        'SizeY="32" SizeC="1" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0"/><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "ome.ome.tif", neuron, description=xml, metadata=None)
+    tifffile.imwrite(tmp_path / "ij.tif", neuron, imagej=True, metadata={"Info": f"by {SECRET}"})
+    plain = [(315, "s", 0, SECRET, True)]
+    tifffile.imwrite(tmp_path / "plain.tif", neuron, metadata=None, extratags=plain)
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("Author", SECRET)
+    PIL.Image.fromarray(neuron).save(tmp_path / "png.png", pnginfo=text)
+    exif = PIL.Image.Exif()
+    exif[315] = SECRET
+    PIL.Image.fromarray((neuron >> 8).astype(np.uint8)).save(tmp_path / "jpeg.jpg", exif=exif)
+    for name in ("ome.ome.tif", "ij.tif", "plain.tif", "png.png", "jpeg.jpg"):
+        words = ["inpaint", str(tmp_path / name), "--mask", "below=0", "--format", ending[1:]]
+        for keep, wanted in (("usual", False), ("all", True)):
+            out = tmp_path / f"{name}.{keep}{ending}"
+            done = CliRunner().invoke(cli, [*words, "-o", str(out), "--keep-metadata", keep])
+            assert done.exit_code == 0, done.output
+            assert (SECRET in told_of(out) if ending != ".npy" else wanted) == wanted, name
+            record = json.loads(out.with_name(out.name + ".knit.json").read_text())
+            assert (SECRET in json.dumps(record)) == wanted
+            assert (read_image(out).data == read_image(tmp_path / name).data).all()
+
+
+# 54, 56. What goes wrong in the fit
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_too_little_memory_on_a_gpu(monkeypatch, neuron, device):
+    """A full GPU is played, since few who test have one: the fit itself is real, on the CPU."""
+    import torch
+
+    import knitcore.tasks
+
+    real = knitcore.tasks.denoise_steps
+
+    def full(image, sigma, recipe, **more):
+        if recipe.device != "cpu":
+            yield knitcore.Progress(0.1, "fit")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return (yield from real(image, sigma, recipe, **more))
+
+    monkeypatch.setattr(knitcore.tasks, "denoise_steps", full)
+    recipe = knitcore.Denoise(steps=3, device=device)
+    if device == "auto":
+        result = knitcore.run(recipe, neuron)
+        assert "not enough memory on the GPU; done on the CPU" in texts(result)
+        assert (result.record["device"], result.record["recipe"]["device"]) == ("cpu", "cpu")
+    else:
+        with pytest.raises(knitcore.DeviceError, match="not enough memory on the device cuda"):
+            knitcore.run(recipe, neuron)
+
+
+def test_a_fit_that_leaves_all_numbers_behind_is_begun_anew_and_then_given_up(monkeypatch, neuron):
+    """With half the learning rate each time; what is not finite never comes out."""
+    import knitcore.fit
+
+    rates = []
+    real = knitcore.fit.learning_rate
+
+    def explosive(recipe, rate, step):
+        if step == 0:
+            rates.append(rate)
+        return real(recipe, rate, step) * (float("inf") if len(rates) <= failing else 1)
+
+    monkeypatch.setattr(knitcore.fit, "learning_rate", explosive)
+    fields = {"knit_depth": 0, "ensemble": 1, "width": 8, "frequencies": 8}
+    hole = np.zeros(neuron.shape, bool)
+    hole[4:12, 4:12] = True
+    failing = 1
+    result = knitcore.inpaint(neuron, hole, steps=3, **fields)
+    assert result.record["restarts"] == 1
+    assert rates[1] == rates[0] / 2
+    failing = 99
+    with pytest.raises(FitError, match=r"diverged at step \d+ of 3, 3 times; lower `rate`"):
+        knitcore.inpaint(neuron, hole, steps=3, **fields)
