@@ -256,7 +256,12 @@ class _Batch:
                 if self.workers == 1 and self.cluster is None:
                     yield ready
                 else:
-                    yield from split(ready, alone=len(self.plan.jobs) < 2 * self.workers)
+                    yield from split(ready, alone=self._few())
+
+    def _few(self) -> bool:
+        """Whether there are fewer files than would keep all workers busy."""
+        unknown = self.cluster is not None and self.cluster.settings.workers is None
+        return unknown or len(self.plan.jobs) < 2 * self.workers
 
     def _output(self, task: FileTask) -> str:
         """Name of an output in the report: below the output folder."""

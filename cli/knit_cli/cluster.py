@@ -346,7 +346,9 @@ class DaskWorkers:
                 raise self._gone()
             else:  # its worker went away with the result before we had it
                 self._judged.append((time.monotonic() + SETTLE, flight))
-        except (OSError, TimeoutError) as error:
+        except ExecutorError:
+            raise
+        except Exception as error:  # dask raises anything when it loses its peer
             if self._client.status != "running":
                 raise self._gone(error) from None
             self._judged.append((time.monotonic() + SETTLE, flight))

@@ -1,16 +1,20 @@
 """A dask cluster in place of local processes: the same files, and the same words about faults."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 
 pytest.importorskip("distributed")
+pytest.importorskip("zarr")
 
 sys.path.insert(0, str(Path(__file__).parent))  # workers find the module by name
 import faulty_workers
@@ -19,8 +23,11 @@ from distributed import LocalCluster
 import knit_cli.cluster
 from knit_cli.cluster import DaskWorkers, _without_interrupts, job_options
 from knit_cli.executors import ExecutorError, Limits
+from knitcore.axes import Image
+from knitcore.files import read_record, write_image
 from knitcore.run_file import Executor, load_run
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
     # of dask's own making: sockets and event loops that it leaves to the collector
@@ -143,51 +150,65 @@ def test_workers_of_another_version_are_refused(address, tmp_path, monkeypatch):
     assert "the run is of method 99" in outcome["error"]
 
 
-def test_no_worker_ends_the_run_after_a_while(tmp_path):
-    with (
-        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as empty,
-        pytest.raises(ExecutorError, match=r"no worker has come within 1 s .*dask worker tcp://"),
-    ):
-        outcomes(empty.scheduler_address, tmp_path, ["fine"], wait=1)
+def test_no_worker_or_no_scheduler_ends_the_run(tmp_path):
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as empty:
+        address = empty.scheduler_address
+        with pytest.raises(ExecutorError, match=r"no worker has come within 1 s .*dask worker tcp"):
+            outcomes(address, tmp_path, ["fine"], wait=1)
+
+        ending = threading.Thread(target=empty.close)
+
+        def tasks():
+            yield "fine"
+            ending.start()
+
+        with pytest.raises(ExecutorError, match="scheduler is gone"):
+            outcomes(address, tmp_path, tasks(), wait=120)
+        ending.join()
 
 
 @pytest.fixture
 def images(folder):
-    """Three images that can be done, and one that cannot."""
+    """Two images and a stack that can be done, and a file that cannot."""
     (folder / "in").mkdir()
-    pixels = tifffile.imread(folder / "cells.tif")
-    for number in range(3):
-        tifffile.imwrite(folder / "in" / f"{number}.tif", pixels[number:, :])
+    cells = tifffile.imread(folder / "cells.tif")
+    for number in range(2):
+        tifffile.imwrite(folder / "in" / f"{number}.tif", cells[number:, :])
     (folder / "in" / "bad.tif").write_bytes(b"")
+    planes = np.stack([np.roll(cells, 3 * number, 1) for number in range(3)])
+    write_image(Image(planes, "TYX"), folder / "in" / "stack.ome.zarr")
     return folder / "in"
 
 
 def test_the_same_files_as_local_processes_and_none_twice(address, images, knit, monkeypatch):
+    """By option, and the rest by a run file; the stack is split over the workers."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     knit("denoise", "in", "-o", "here", "--jobs", 2, code=1)
-    (images / "2.tif").rename("2.tif")
+    (images / "1.tif").rename("1.tif")
     knit("denoise", "in", "-o", "there", "--dask", address, code=1)
-    Path("2.tif").rename(images / "2.tif")
-    said = knit("denoise", "in", "-o", "there", "--dask", address, code=1)
+    Path("1.tif").rename(images / "1.tif")
+    Path("night.yaml").write_text(
+        "task: denoise\nsteps: 10\nwidth: 8\npasses: 1\nsource:\n  images: [in]\n"
+        f"target:\n  folder: there\nexecutor:\n  kind: dask\n  address: {address}\n"
+    )
+    said = knit("run", "night.yaml", code=1)
     assert "done 1 · skipped 2 · failed 1" in said.stderr
     assert "bad.tif  file is empty" in said.stderr
-    names = sorted(path.name for path in Path("here").glob("*.tif"))
-    assert names == sorted(path.name for path in Path("there").glob("*.tif"))
-    assert len(names) == 3
-    for name in names:
-        assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
-    states = [line for line in Path("there/knit-report.jsonl").read_text().splitlines()]
-    assert len(states) == 2 + 1 + 1 + 1
+    assert contents("here") == contents("there")
+    assert len([name for name in contents("there") if name.endswith(".tif")]) == 2
+    assert read_record("there/stack_denoised.ome.zarr.knit.json")["parts"] == 3
+    assert "parts" not in read_record("here/stack_denoised.ome.zarr.knit.json")
+    assert len(Path("there/knit-report.jsonl").read_text().splitlines()) == 3 + 2
 
 
-def test_a_run_file_names_its_cluster(address, images, knit):
-    Path("night.yaml").write_text(
-        "task: denoise\nsteps: 10\nwidth: 8\npasses: 1\nsource:\n  images: [in/0.tif]\n"
-        f"target:\n  folder: out\nexecutor:\n  kind: dask\n  address: {address}\n"
-    )
-    knit("run", "night.yaml")
-    assert Path("out/0_denoised.tif").is_file()
-    assert "3 of" not in knit("run", "night.yaml", "--jobs", 1).stderr  # the option goes first
+def contents(folder):
+    """Bytes of all results below a folder."""
+    found = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if ".knit" not in str(path.relative_to(folder)) and path.name != "knit-report.jsonl"
+    }
 
 
 def test_a_scheduler_that_does_not_answer_is_told_and_nothing_begun(images, knit, monkeypatch):
@@ -294,6 +315,16 @@ def test_a_job_asks_the_queue_for_what_the_run_file_says(tmp_path, kind, more, l
     assert "--nthreads 1" in script
     assert "--death-timeout 120" in script
     assert f"{tmp_path}/jobs" in script
+
+
+def test_run_files_of_the_docs_are_right(tmp_path):
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    found = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    kinds = []
+    for text in found:
+        (tmp_path / "run.yaml").write_text(text)
+        kinds.append(load_run(tmp_path / "run.yaml").executor.kind)
+    assert kinds == ["slurm", "dask"]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knitcore.axes import Image, as_image
-from knitcore.errors import FileError
-from knitcore.files import file_hash, read_image, read_mask, split_suffix, write_image, write_result
+from knitcore import denoise, inpaint
+from knitcore.axes import Image, as_image, cut
+from knitcore.errors import FileError, InputError
+from knitcore.files import (
+    adopt_folder,
+    file_hash,
+    read_image,
+    read_mask,
+    read_record,
+    split_suffix,
+    write_image,
+    write_result,
+)
 from knitcore.masks import resolve_mask
 from knitcore.recipe import make_recipe
 from knitcore.result import Result
+from knitcore.zarr_files import create_zarr, split_zarr, write_zarr_part
 
 zarr = pytest.importorskip("zarr")
 DATA = Path(__file__).parents[1] / "data"
@@ -421,3 +432,59 @@ def test_the_hash_of_a_folder_sees_every_byte_and_name(tmp_path, stack):
     assert file_hash(path) == before
     chunk.rename(chunk.with_name("9"))
     assert file_hash(path) != before
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["TCYX", "CTYX", "TZYX"])
+def test_parts_make_the_same_folder_as_the_whole_whatever_their_order(tmp_path, version, axes):
+    rng = np.random.default_rng(1)
+    shape = tuple({"T": 7, "C": 2, "Z": 3, "Y": 20, "X": 30}[a] for a in axes)
+    data = rng.integers(0, 60_000, shape, dtype=np.uint16)
+    told = {"version": version, "format": 2 if version == "0.4" else 3, "letters": axes}
+    told |= {"chunks": tuple(2 if a == "T" else 10 for a in axes), "shift": [0.0] * 4, "levels": 2}
+    told["axes"] = [{"name": a.lower()} for a in axes]
+    image = Image(data, axes, extra={"zarr": told})
+    write_image(image, tmp_path / "a.ome.zarr")
+    (tmp_path / "parts").mkdir()
+    levels = create_zarr(tmp_path / "parts", image, tmp_path / "a.ome.zarr")
+    axis, length = split_zarr(image, tmp_path / "a.ome.zarr", levels, "T")
+    assert (axis, length) == (
+        "T",
+        1 if axes == "CTYX" else 2,
+    )  # C first is not kept, nor its chunks
+    for start in reversed(range(0, 7, length)):
+        part = cut(image, "T", start, min(start + length, 7)).data
+        assert write_zarr_part(tmp_path / "parts", image, tmp_path / "a.ome.zarr", "T", start, part)
+    assert file_hash(tmp_path / "parts") == file_hash(tmp_path / "a.ome.zarr")
+    assert split_zarr(image, tmp_path / "a.ome.zarr", levels, "")[0] == ""
+    record = {"record_version": 1}
+    adopt_folder(tmp_path / "parts", record, tmp_path / "b.ome.zarr")
+    assert record["written"]["b.ome.zarr"]["sha256"] == file_hash(tmp_path / "a.ome.zarr")
+    assert read_record(tmp_path / "b.ome.zarr.knit.json") == record
+    with pytest.raises(FileError, match="exists"):
+        adopt_folder(tmp_path / "a.ome.zarr", record, tmp_path / "b.ome.zarr")
+    adopt_folder(tmp_path / "a.ome.zarr", record, tmp_path / "b.ome.zarr", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "b.ome.zarr",
+        "b.ome.zarr.knit.json",
+    ]
+
+
+def test_planes_of_a_part_are_those_of_the_whole(stack):
+    """The same random numbers, and the same names in messages and records."""
+    image = Image(stack // 60 + 500, "TYX")
+    fields = {"steps": 10, "width": 8, "passes": 1, "seed": 3}
+    whole = denoise(image, **fields)
+    part = denoise(cut(image, "T", 2, 4), **fields)
+    assert (part.image == whole.image[2:4]).all()
+    assert (part.std == whole.std[2:4]).all()
+    assert part.record["noise"] == whole.record["noise"][2:4]
+    hole = np.zeros(stack.shape, bool)
+    hole[:, 8:14, 10:16] = True
+    fields = {"steps": 3, "ensemble": 1, "width": 8, "frequencies": 8}
+    filled = inpaint(image, hole, **fields)
+    some = inpaint(cut(image, "T", 3, 5), hole[3:5], **fields)
+    assert (some.image == filled.image[3:5]).all()
+    hole[4] = True
+    with pytest.raises(InputError, match="plane T=4 has no known pixel"):
+        inpaint(cut(image, "T", 3, 5), hole[3:5], planes="T", **fields)
