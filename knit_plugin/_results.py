@@ -35,6 +35,7 @@ _LOOK = (
 )
 
 
+GROW_AT_ONCE = 4 * 2**20  # bytes; larger ones are enlarged in the worker
 PREVIEW_GAP, MOST_GAP = 0.5, 10.0  # seconds between two pictures of the result
 PREVIEW_SHARE = 0.05  # of the main thread's time, for these pictures
 
@@ -236,7 +237,7 @@ class ResultLayers:
         data = self.source.data
         if isinstance(data, np.ndarray):
             grown = data.shape != self.shape
-            if not grown or np.prod(self.shape) * data.itemsize <= COPY_AT_ONCE:
+            if not grown or np.prod(self.shape) * data.itemsize <= GROW_AT_ONCE:
                 self.layer = self._add_image(nearest(data, self.shape) if grown else data)
 
     def measure(self, began: float) -> None:

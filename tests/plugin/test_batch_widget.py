@@ -62,7 +62,12 @@ def states(widget: Any) -> dict[str, str]:
 
 
 def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
-    dock_task: Any, over: Wait, folder: Path, tmp_path: Path, messages: list[str]
+    dock_task: Any,
+    qtbot: Any,
+    over: Wait,
+    folder: Path,
+    tmp_path: Path,
+    messages: list[str],
 ) -> None:
     viewer, widget = dock_task(BatchWidget)
     target = tmp_path / "results"
@@ -89,6 +94,7 @@ def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
     assert run_file.source.mask == "value=0"
 
     widget.table.cellDoubleClicked.emit(0, 1)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=WAIT)
     assert [layer.name for layer in viewer.layers] == ["a.tif", "a_inpainted.tif"]
 
 
@@ -353,6 +359,7 @@ def test_it_looks_like_this(
     widget.run_button.click()
     over(widget)
     widget.table.cellDoubleClicked.emit(0, 1)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=WAIT)
     qtbot.wait(300)
     file = tmp_path / "widget.png"
     window = viewer.screenshot(str(file), canvas_only=False, flash=False)
