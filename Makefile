@@ -1,5 +1,6 @@
 # make demo   set up, and repair the image that ships with the package
 # make test   set up, and run all tests
+# make pyside6  the tests of the plugin with the other Qt binding, in .venv-pyside6
 # make lint   set up, and run the linters and the type checker
 # make clean  remove what the others made
 #
@@ -11,7 +12,7 @@ BIN = $(VENV)/bin
 SAMPLE = knitcore/samples/damaged_micrograph
 DEPS = pyproject.toml constraints.txt napari.yaml scripts/setup.sh
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test pyside6 lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,6 +31,9 @@ demo: $(VENV)/.ready-all
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
 
+pyside6: $(VENV)-pyside6/.ready-pyside6
+	QT_API=pyside6 $(VENV)-pyside6/bin/python -m pytest tests/plugin
+
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,5 +48,9 @@ $(VENV)/.ready-test: $(DEPS)
 	PYTHON="$(PYTHON)" sh scripts/setup.sh "$(VENV)" all,test
 	touch $@ $(VENV)/.ready-all
 
+$(VENV)-pyside6/.ready-pyside6: $(DEPS)
+	PYTHON="$(PYTHON)" sh scripts/setup.sh "$(VENV)-pyside6" pyside6,test
+	touch $@
+
 clean:
-	rm -rf "$(VENV)" demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" "$(VENV)-pyside6" demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -164,7 +164,7 @@ def watch_cancel(viewer: Any, side: int, runs: int, watch: Watch) -> list[str]:
     viewer.add_labels(mask, name="damage")
     widget = open_task(viewer, "inpaint", watch)
     widget.form.inputs["steps"].value = 100_000
-    took = []
+    took, gone = [], []
     for run in range(runs):
         widget.run()
         watch.wait(lambda: bool(widget.panel.losses.text()), 60)
@@ -173,9 +173,13 @@ def watch_cancel(viewer: Any, side: int, runs: int, watch: Watch) -> list[str]:
         widget.cancel()
         watch.wait(lambda: widget.job is None)
         took.append(1000 * (time.perf_counter() - asked))
+        watch.gaps()
+        watch.wait(lambda: not widget.busy)  # the result layer is taken away
         watch.wait(lambda: False, 0.3)
+        gone.append(watch.gaps().max())
     close(viewer, widget, watch)
     row = [f"{side}²", str(runs), f"**{np.median(took):.0f}**", f"{np.max(took):.0f}"]
+    row.append(f"{np.median(gone):.0f}")
     print("cancel", " ".join(row), flush=True)
     return row
 
@@ -261,7 +265,7 @@ Machine: {machine("napari", qtpy.API_NAME)} Screen: {screen}. Load at the start:
 
 From the click on Cancel to Run being on again, at moments spread over the fit:
 
-{table(["image", "runs", "median (ms)", "longest (ms)"], cancels)}
+{table(["image", "runs", "median (ms)", "longest (ms)", "then: layer taken away (ms)"], cancels)}
 
 Memory of the process after fits of 256², their results taken away each time:
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
-from qtpy.QtCore import QPointF, QSize, Qt
-from qtpy.QtGui import QPainter, QPaintEvent, QPalette, QPen, QPolygonF
+from qtpy.QtCore import QEvent, QPointF, QSize, Qt
+from qtpy.QtGui import QPainter, QPaintEvent, QPalette, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 MOST_POINTS = 240
+REDRAW = 1.0  # seconds; the panel around is painted more often, and dashes are dear
 
 
 class LossPlot(QWidget):
@@ -17,6 +19,8 @@ class LossPlot(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.curves: dict[str, list[tuple[float, float]]] = {}
+        self._drawn: QPixmap | None = None
+        self._drawn_at = 0.0
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip("Losses of the fit so far, on a logarithmic scale: left is the start.")
         self.setAccessibleName("Losses of the fit")
@@ -27,7 +31,7 @@ class LossPlot(QWidget):
 
     def clear(self) -> None:
         """Before a run."""
-        self.curves = {}
+        self.curves, self._drawn = {}, None
         self.update()
 
     def add(self, done: float, losses: dict[str, float]) -> None:
@@ -51,9 +55,29 @@ class LossPlot(QWidget):
                 ]  # every other one, so that a long fit costs no more than a short one
         self.update()
 
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Another theme has other colours."""
+        self._drawn = None
+        super().changeEvent(event)
+
     def paintEvent(self, event: QPaintEvent | None) -> None:
-        """Draw the curves over each other, each over its own range."""
+        """Show the curves as they were drawn last, no more than a second ago."""
+        ratio, now = self.devicePixelRatioF(), time.monotonic()
+        size = self.size() * ratio
+        drawn = self._drawn
+        if drawn is None or drawn.size() != size or now - self._drawn_at > REDRAW:
+            drawn = QPixmap(size)
+            drawn.setDevicePixelRatio(ratio)
+            drawn.fill(Qt.GlobalColor.transparent)
+            self._draw(QPainter(drawn))
+            self._drawn_at = now
+            self._drawn = drawn if self.curves else None
         painter = QPainter(self)
+        painter.drawPixmap(0, 0, drawn)
+        painter.end()
+
+    def _draw(self, painter: QPainter) -> None:
+        """Draw the curves over each other, each over its own range."""
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         area = self.rect().adjusted(4, 4, -4, -4)
         text = self.palette().color(QPalette.ColorRole.WindowText)

@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-COMFORTABLE_WIDTH = 300
+COMFORTABLE_WIDTH = 340
 LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
 
 # What fields of type str may hold, where that is a short list; of the device, until torch knows more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,11 @@ _LOOK = (
     "rendering",
     "rgb",
 )
+
+
+GROW_AT_ONCE = 4 * 2**20  # bytes; larger ones are enlarged in the worker
+PREVIEW_GAP, MOST_GAP = 0.5, 10.0  # seconds between two pictures of the result
+PREVIEW_SHARE = 0.05  # of the main thread's time, for these pictures
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,7 @@ class ResultLayers:
         self.layer: Any = None
         self.std_layer: Any = None
         self._shown: Any = None  # the array we gave the layer last
+        self.gap = PREVIEW_GAP
 
     def open(self) -> None:
         """Add the result layer, looking like the source as yet.
@@ -230,8 +237,18 @@ class ResultLayers:
         data = self.source.data
         if isinstance(data, np.ndarray):
             grown = data.shape != self.shape
-            if not grown or np.prod(self.shape) * data.itemsize <= COPY_AT_ONCE:
+            if not grown or np.prod(self.shape) * data.itemsize <= GROW_AT_ONCE:
                 self.layer = self._add_image(nearest(data, self.shape) if grown else data)
+
+    def measure(self, began: float) -> None:
+        """Leave more time between pictures where one takes long: a large canvas, a busy machine.
+
+        Parameters
+        ----------
+        began : float
+            `time.monotonic` before the `show` whose picture has been painted now.
+        """
+        self.gap = max(PREVIEW_GAP, min(MOST_GAP, (time.monotonic() - began) / PREVIEW_SHARE))
 
     def show(self, canvas: Canvas) -> None:
         """Bring the result layer up to date."""

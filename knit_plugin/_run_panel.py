@@ -43,6 +43,7 @@ class RunPanel(QWidget):
         self.bar.setRange(0, 1000)
         self.stage, self.losses = quiet_line(), quiet_line()
         self.plot = LossPlot()
+        self._part = ""  # whose losses are drawn
         self.plot.hide()
         self.summary = wrapped_label()
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -115,6 +116,10 @@ class RunPanel(QWidget):
         self.bar.setValue(round(1000 * event.fraction))
         self.bar.setFormat("%p %" + left)
         if event.losses:
+            part = event.stage.partition(":")[0]  # "region 2 of 5"
+            if part != self._part:
+                self._part = part
+                self.plot.clear()  # each fit starts anew
             self.plot.add(event.fraction, event.losses)
             self.plot.show()
         for line, text in ((self.stage, event.stage), (self.losses, "   ".join(losses))):

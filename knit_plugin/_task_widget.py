@@ -70,7 +70,6 @@ from knitcore.events import CancelToken, drain
 from knitcore.overlay import Overlay
 from knitcore.recipe import PRESETS, RECIPES, Recipe, make_recipe, with_fields
 
-PREVIEW_GAP = 0.5  # seconds
 PREVIEW_STEPS = 300  # no more for a trial; the article's settings take thousands
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
@@ -463,7 +462,7 @@ class TaskWidget(QWidget):
 
         def steps(cancel: Any) -> Generator[Any, None, tuple[Result, Ready]]:
             yield from wait_for(warming, cancel)
-            result = yield from run_on_layers(recipe, image, mask, layers.shape, cancel, cropped)
+            result = yield from run_on_layers(recipe, image, mask, layers, cancel, cropped)
             if folder and has_changed(result):
                 yield Progress(1.0, "save")
                 problems: list[str] = []
@@ -514,7 +513,10 @@ class TaskWidget(QWidget):
                 event = replace(event, stage=f"{event.stage} ({self.remark})")
             self.panel.show_progress(event)
         elif isinstance(event, Canvas):
+            began = time.monotonic()
             layers.show(event)
+            # when this comes, the picture has been painted
+            QTimer.singleShot(0, lambda: layers.measure(began))
         elif isinstance(event, Note):
             self._notes.append(event.text)
             if event.level == "warning":
@@ -1034,7 +1036,7 @@ def run_on_layers(
     recipe: Recipe,
     image: Taken,
     mask: Taken | None,
-    shape: tuple[int, ...],
+    layers: ResultLayers,
     cancel: CancelToken,
     part: bool = False,
 ) -> Generator[Any, None, Result]:
@@ -1046,8 +1048,8 @@ def run_on_layers(
     image : Taken
     mask : Taken or None
         For inpainting.
-    shape : tuple of int
-        Of the result.
+    layers : ResultLayers
+        Tells the result's shape, and how often to show it.
     cancel : object with ``is_set()``
     part : bool
         The image is a part of its layer, so that it is no news that the mask reaches beyond it.
@@ -1057,7 +1059,7 @@ def run_on_layers(
     Progress, Note
         As the core does.
     Canvas
-        At most two a second.
+        At most two a second, fewer where they take long to paint.
 
     Returns
     -------
@@ -1085,9 +1087,10 @@ def run_on_layers(
                 continue
             if canvas is None:
                 lazy = isinstance(array, Overlay)
-                canvas = Canvas(Overlay(array, array.inner) if lazy else nearest(array, shape))
+                start = Overlay(array, array.inner) if lazy else nearest(array, layers.shape)
+                canvas = Canvas(start)
             canvas.data[event.box] = event.values
-            if time.monotonic() - shown >= PREVIEW_GAP:
+            if time.monotonic() - shown >= layers.gap:
                 shown = time.monotonic()
                 yield canvas
     except StopIteration as end:

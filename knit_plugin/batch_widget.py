@@ -30,10 +30,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from knit_plugin._background import Background
 from knit_plugin._recipe_form import add_keys, add_row, form_layout
 from knit_plugin._run_panel import wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
-from knitcore import InputError, KnitError, load_recipe
+from knitcore import Image, InputError, KnitError, load_recipe, read_image
 from knitcore.recipe import RECIPES, Recipe, make_recipe, run_sections
 from knitcore.run_file import RunFile, Source, load_run, save_run
 
@@ -161,6 +162,9 @@ class BatchWidget(QWidget):
         self.open_button.clicked.connect(self._choose_file)
         self.setAcceptDrops(True)
         self.table.cellDoubleClicked.connect(self._open)
+        self._reading = Background(self)
+        self._reading.done.connect(self._show_images)
+        self._reading.failed.connect(self._fail)
         self._recall()
         self._show_rows()
 
@@ -601,19 +605,15 @@ class BatchWidget(QWidget):
         path = next(path for path, at in self.rows.items() if at == row)
         if self.states[path] != DONE:
             return
-        from knit_plugin._sample_data import place_in_layers
-        from knitcore import read_image
+        files = [f for f in (path, self.outputs[path]) if f.name not in self.viewer.layers]
+        self._reading.ask(lambda: [(file.name, read_image(file)) for file in files])
 
-        try:
-            for file in (path, self.outputs[path]):
-                if file.name not in self.viewer.layers:
-                    image = read_image(file)
-                    rgb = image.axes.endswith("S") and image.shape[-1] > 2
-                    self.viewer.add_image(
-                        image.data, name=file.name, rgb=rgb, **place_in_layers(image)
-                    )
-        except KnitError as error:
-            self._fail(str(error))
+    def _show_images(self, images: list[tuple[str, Image]]) -> None:
+        from knit_plugin._sample_data import place_in_layers
+
+        for name, image in images:
+            rgb = image.axes.endswith("S") and image.shape[-1] > 2
+            self.viewer.add_image(image.data, name=name, rgb=rgb, **place_in_layers(image))
 
     # between sessions
 

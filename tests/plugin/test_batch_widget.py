@@ -62,7 +62,12 @@ def states(widget: Any) -> dict[str, str]:
 
 
 def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
-    dock_task: Any, over: Wait, folder: Path, tmp_path: Path, messages: list[str]
+    dock_task: Any,
+    qtbot: Any,
+    over: Wait,
+    folder: Path,
+    tmp_path: Path,
+    messages: list[str],
 ) -> None:
     viewer, widget = dock_task(BatchWidget)
     target = tmp_path / "results"
@@ -89,6 +94,7 @@ def test_a_folder_is_worked_through_whatever_is_wrong_with_one_file(
     assert run_file.source.mask == "value=0"
 
     widget.table.cellDoubleClicked.emit(0, 1)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=WAIT)
     assert [layer.name for layer in viewer.layers] == ["a.tif", "a_inpainted.tif"]
 
 
@@ -345,14 +351,23 @@ def test_it_looks_like_this(
     widget = open_from_menu(viewer, "Batch (Knitworks)")
     place = tmp_path / "day 1"
     folder.rename(place)
-    if update := os.environ.get("KNIT_UPDATE_SCREENSHOTS"):
-        sample = ROOT / "knitcore" / "samples" / "damaged_micrograph.tif"
-        shutil.copyfile(sample, place / "a.tif")
+    update = os.environ.get("KNIT_UPDATE_SCREENSHOTS")
     set_up(widget, place, tmp_path / "repaired", steps=50 if update else 3)
+    if update:
+        samples = ROOT / "knitcore" / "samples"
+        shutil.copyfile(samples / "damaged_micrograph.tif", place / "neuron.tif")
+        (place / "a.tif").unlink()
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        shutil.copyfile(samples / "damaged_micrograph_mask.png", masks / "neuron.png")
+        tifffile.imwrite(masks / "c.tif", (tifffile.imread(place / "c.tif") == 0).view(np.uint8))
+        widget.mask_path.line.setText(str(masks))
+        widget.check()
     qtbot.waitUntil(widget.isVisible)
     widget.run_button.click()
     over(widget)
-    widget.table.cellDoubleClicked.emit(0, 1)
+    widget.table.cellDoubleClicked.emit(2 if update else 0, 1)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=WAIT)
     qtbot.wait(300)
     file = tmp_path / "widget.png"
     window = viewer.screenshot(str(file), canvas_only=False, flash=False)

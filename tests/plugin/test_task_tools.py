@@ -439,7 +439,11 @@ def test_the_widget_looks_like_this_in_both_themes(
     """Also makes the pictures in the docs, as docs/napari.md says."""
     from napari.settings import get_settings
 
-    viewer, widget = dock(show=True, steps=60)
+    update = os.environ.get("KNIT_UPDATE_SCREENSHOTS")
+    viewer, widget = dock(show=True, steps=150 if update else 60)
+    if update:
+        widget.form.inputs["ensemble"].value = 4
+        widget.form.inputs["validation"].value = True
     viewer.theme = theme
     get_settings().appearance.theme = theme
     viewer.window._qt_window.resize(1000, 760)
@@ -460,5 +464,5 @@ def test_the_widget_looks_like_this_in_both_themes(
     assert picture.save(str(file))
     colour = picture.toImage().pixelColor(2, 2)
     assert (colour.lightness() > 128) == (theme == "light")
-    if os.environ.get("KNIT_UPDATE_SCREENSHOTS"):
+    if update:
         shutil.copy(file, ROOT / "docs" / "images" / f"widget_{theme}.png")
