@@ -3,7 +3,7 @@
     python benchmarks/curves.py --data FOLDER [--quick] [--image set5/butterfly.png]
 
 One image, reduced as in settings.py: its 2 % hole, noise of 20 grey levels, the round kernel at factor 2.
-The learned systems run their articles' full lengths. Seconds are of the processor, on one thread, without
+The learned systems run their articles' full lengths, or with --quick the tables' steps. Seconds are of the processor, on one thread, without
 what the scoring costs. One CSV row a point; a killed run goes on with the next method.
 """
 
@@ -204,8 +204,8 @@ def summary(rows: list[dict[str, str]], image: str, side: int) -> str:
     body = "\n".join(parts)
     return f"""# PSNR against time
 
-`{image}` at {side} px on the long side; the learned systems at their articles' full lengths, scored on the
-way. A method whose best lies before its end would have to know when to stop. Learned peers and `paper`
+`{image}` at {side} px on the long side; the learned systems for so many steps as the tables say (their
+articles' full lengths, but for `paper` in super-resolution), scored on the way. A method whose best lies before its end would have to know when to stop. Learned peers and `paper`
 multiply matrices in bfloat16 where the processor can. One thread. Made by `benchmarks/curves.py`.
 Machine: {machine()}
 
