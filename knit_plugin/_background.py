@@ -10,6 +10,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Qt, Signal
 
+from knit_plugin._worker import collect_here_while
 from knitcore import KnitError
 
 
@@ -61,6 +62,7 @@ class Background(QObject):
 
         self._thread = threading.Thread(target=work, name="knitworks", daemon=True)
         self._thread.start()
+        collect_here_while(self._thread.is_alive)
 
     def _take(self, outcome: Any, problem: str) -> None:
         self._thread = None

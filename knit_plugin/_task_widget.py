@@ -856,6 +856,12 @@ class TaskWidget(QWidget):
             mine = {name: value for name, value in fields.items() if name in form.inputs}
             left = set_inputs(form.inputs, mine)
             shown |= set(mine) - set(left)
+        if self.in_planes:
+            # without a window "auto" means a volume along z, however far its planes are apart
+            layer = self.image_box.layer
+            image = None if layer is None else take(layer, copy=False)
+            far = image is not None and far_planes(image) >= FAR_PLANES
+            self.volume.setCurrentIndex(2 if far and recipe.planes == "auto" else 0)
         extra = {name: value for name, value in fields.items() if name not in shown}
         self._extra_fields = {k: v for k, v in extra.items() if k not in ("task", "preset")}
 

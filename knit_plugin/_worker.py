@@ -23,6 +23,7 @@ _waiting: list[Job] = []  # in the order in which they were started
 PROGRESS_GAP = 0.25  # seconds
 BAR_STEP = 5  # percent
 SLOW_SPINNER = 10  # percent
+COLLECT_EVERY = 300  # ms
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Job:
             # Our own bar, not `thread_worker(progress=...)`, which counts events.
             self._bar = progress(total=100, desc=self._title)
             set_spinner_speed(SLOW_SPINNER)
+            collect_here_while(_one_fit.locked)
             worker.start()
         except BaseException:
             _one_fit.release()
@@ -142,7 +144,6 @@ class Job:
                 steps.close()
             steps = None
             self._steps = None
-            free_device_memory()
 
     def _receive(self, event: Any) -> None:
         if self._on_event is not None:
@@ -155,6 +156,7 @@ class Job:
 
     def _finish(self) -> None:
         _one_fit.release()
+        free_device_memory()
         self._tell_end()
         if _waiting and not busy():
             _waiting.pop(0).start()
@@ -186,6 +188,47 @@ def free_device_memory() -> None:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
+
+
+_collecting: list[Callable[[], bool]] = []  # whether each thread is still at work
+_collector: Any = None  # the application, and a timer in it
+
+
+def collect_here_while(running: Callable[[], bool]) -> None:
+    """Let Python look for garbage in the main thread only, as long as a thread is at work.
+
+    In another thread it may come upon Qt objects, and PySide then waits for the main thread with a lock
+    held that the main thread waits for: the viewer stands still for good. Nor does a search through all
+    that is loaded, 0.3 s with Python's lock held, come in the middle of a fit.
+
+    Parameters
+    ----------
+    running : callable
+        Whether the thread is still at work.
+    """
+    global _collector
+    from qtpy.QtCore import QCoreApplication, QTimer
+
+    if not _collecting and not gc.isenabled():
+        return  # somebody else sees to it
+    gc.disable()
+    _collecting.append(running)
+    application = QCoreApplication.instance()
+    if _collector is None or _collector[0] is not application:
+        timer = QTimer(application)
+        timer.setInterval(COLLECT_EVERY)
+        timer.timeout.connect(_collect)
+        _collector = (application, timer)
+    _collector[1].start()
+
+
+def _collect() -> None:
+    _collecting[:] = [running for running in _collecting if running()]
+    if not _collecting:
+        _collector[1].stop()
+        gc.enable()
+    elif gc.get_count()[0] > gc.get_threshold()[0]:
+        gc.collect(1)
 
 
 def set_spinner_speed(percent: int) -> None:
@@ -231,12 +274,10 @@ def warm_up(rehearsal: Callable[[], Any]) -> threading.Thread:
         except Exception:
             # the run itself says it again, in a place where it is seen
             logging.getLogger(__name__).exception("the warm-up failed")
-        # All that has just been loaded makes Python look through the whole heap once, 0.3 s with
-        # the lock held: better now than in the middle of the first fit.
-        gc.collect()
 
     thread = threading.Thread(target=work, name="knitworks-warm-up")
     thread.start()
+    collect_here_while(thread.is_alive)
     return thread
 
 

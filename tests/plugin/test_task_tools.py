@@ -289,6 +289,8 @@ def test_planes_are_fitted_one_by_one_or_as_a_volume(
     assert widget.recipe().planes == planes
     widget.form.inputs["planes"].value = "Z"  # written by hand it counts
     assert widget.recipe().planes == "Z"
+    widget.show_recipe(knitcore.Inpaint())  # as a record of the command has it: a volume
+    assert widget.recipe().planes == ("none" if step >= 4 else "auto")
 
 
 def test_another_method_enlarges_each_axis_by_its_own_factor(
@@ -408,6 +410,33 @@ def test_a_run_leaves_nothing_behind_but_its_layers(inpainted: tuple[Any, Any]) 
     ]
     assert torch.get_num_threads() == threads
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_garbage_is_looked_for_in_the_main_thread_only(
+    dock: Dock, qtbot: Any, fitting: Wait, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    """In a thread PySide waits for the main one when it comes upon Qt objects, with a lock held."""
+    import threading
+
+    seen: set[Any] = set()
+
+    def note(phase: str, info: dict[str, Any]) -> None:
+        seen.add(threading.current_thread())
+
+    viewer, widget = dock(steps=100_000)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    gc.callbacks.append(note)
+    try:
+        widget.run()
+        fitting(widget)
+        assert not gc.isenabled()
+        widget.cancel()
+        finish(widget)
+        qtbot.waitUntil(gc.isenabled, timeout=60_000)
+    finally:
+        gc.callbacks.remove(note)
+    assert seen <= {threading.main_thread()}
 
 
 def test_losses_are_drawn(inpainted: tuple[Any, Any], qtbot: Any) -> None:
