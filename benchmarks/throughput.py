@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tifffile
 from common import RESULTS, machine, say, table
 
@@ -33,7 +34,7 @@ ENV = {
 }
 # name, task and options, side of the images, how many of them
 LOADS = (
-    ("inpaint 32², hole of 12 pixels", ("inpaint", "--mask", "value=0"), 32, 200),
+    ("inpaint 32², hole of 12 pixels", ("inpaint", "--mask", "value=0"), 32, 400),
     ("inpaint 256², hole of 36×36", ("inpaint", "--mask", "value=0"), 256, 6),
     ("denoise 256²", ("denoise",), 256, 6),
 )
@@ -106,8 +107,13 @@ def batch(folder: Path, words: tuple[str, ...], *more: str) -> Iterator[tuple[fl
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        parent = psutil.Process(process.pid)
         for line in process.stdout or ():
-            yield time.perf_counter(), json.loads(line)
+            when, event = time.perf_counter(), json.loads(line)
+            if event["event"] == "file":
+                spent = parent.cpu_times()
+                event["parent"] = spent.user + spent.system
+            yield when, event
         errors = process.stderr.read() if process.stderr else ""
     if process.returncode:
         raise SystemExit(
@@ -139,38 +145,50 @@ def speed(folder: Path, quick: bool) -> str:
                     f"{1000 * found['fit']:,.0f}",
                     f"{1000 * found['inside']:.0f}",
                     f"{1000 * found['outside']:.0f}",
+                    f"{1000 * found['parent']:.1f}",
                 ]
             )
             say(" | ".join(rows[-1]))
     head = ["load", "way", "images an hour", "× one", "s to the first result"]
-    head += ["fit, ms", "beyond it in the worker, ms", "outside, ms"]
+    head += ["fit, ms", "beyond it in the worker, ms", "outside, ms", "processor of the run, ms"]
     return f"""{table(head, rows)}
-Of each run the first result of each worker is left out, so that the start of processes is in its own column only.
+Counted from the first result after every worker has begun, so that the start of processes is in its own
+column only. All figures but the first three are for a file.
 *Fit* is the median of the records' `seconds.total`, which is the task itself. *Beyond it in the worker*:
 reading, hashing, checking the disk, writing and reading back, the record, `fsync`. *Outside*: what the
-time between results leaves over, that is handing out, the report, waiting for each other. {machine()}
+time between results leaves over, that is handing out, the report, waiting for each other; of that, the last column is the processor time
+of the command that hands out. {machine()}
 Other work was going on, so compare lines of one load only.
 """
 
 
 def _throughput(folder: Path, words: tuple[str, ...], way: tuple[str, str]) -> dict[str, float]:
     began = time.perf_counter()
-    workers, times, seconds, fits = int(way[1]), [], [], []
+    workers, times, files, busy = int(way[1]), [], [], set()
+    first, processor = 0, 0.0
     for when, event in batch(folder, words, *way):
-        if event["event"] == "file":
+        if event["event"] == "progress":
+            busy.add(event["worker"])
+        elif event["event"] == "file":
             assert event["state"] == "done", event
             times.append(when)
-            seconds.append(event["seconds"])
-            record = folder.with_name("out") / f"{event['output']}.knit.json"
-            fits.append(json.loads(record.read_text())["seconds"]["total"])
-    wall = (times[-1] - times[workers - 1]) / (len(times) - workers)  # for each file
-    late = range(workers, len(times))
+            files.append(event)
+            if not first and len(busy) == workers:
+                first, processor = len(times), event["parent"]
+    # counted from the first result after every worker has begun
+    count = len(times) - first
+    wall = (times[-1] - times[first - 1]) / count
+    late = files[first:]
+    records = [folder.with_name("out") / f"{one['output']}.knit.json" for one in late]
+    fits = [json.loads(path.read_text())["seconds"]["total"] for path in records]
+    inside = [one["seconds"] - fit for one, fit in zip(late, fits, strict=True)]
     return {
         "rate": 3600 / wall,
         "first": times[0] - began,
-        "fit": statistics.median(fits[i] for i in late),
-        "inside": statistics.median(seconds[i] - fits[i] for i in late),
-        "outside": max(0.0, wall * workers - statistics.fmean(seconds[i] for i in late)),
+        "fit": statistics.median(fits),
+        "inside": statistics.median(inside),
+        "outside": max(0.0, wall * workers - statistics.fmean(one["seconds"] for one in late)),
+        "parent": (files[-1]["parent"] - processor) / count,
     }
 
 

@@ -139,8 +139,10 @@ def _seconds(recipe: Recipe, pixels: float, holes: tuple[float, ...]) -> float:
     method = getattr(recipe, "method", "")
     mega = pixels / 1e6
     if method == "knitwork" or getattr(recipe, "region", "") == "image":
-        # the article's networks, on all of the image
-        return recipe.steps * recipe.ensemble * 2 * (1 + 20 * mega)
+        # the article's networks, on all of the image in each step or on a few tiles of it
+        scale = math.prod(getattr(recipe, "factors", (1.0, 1.0))[-2:])
+        a_step = 0.005 if recipe.tiles else 115 * mega * scale * (recipe.width / 256) ** 2
+        return FILE + recipe.steps * recipe.ensemble * a_step
     if recipe.task == "inpaint":
         return FILE + DEEP * holes[0] * recipe.steps * recipe.ensemble / 600 + SHALLOW * holes[1]
     if recipe.task == "denoise":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from knit_cli import work
@@ -71,3 +72,33 @@ def test_a_disk_that_drops_out_is_tried_three_times_more(failures, written, monk
         with pytest.raises(FileError):
             work._write(task, None)
         assert len(tries) == 4
+
+
+def test_a_local_cluster_listens_on_this_machine_only(folder):
+    """Whoever reaches a dask scheduler can run code."""
+    pytest.importorskip("distributed")
+    words = ["denoise", "cells.tif", "-o", "out/", "--method", "knitwork", "--steps", "1000000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "knit_cli", *words, "--dask-local", "1", "--events", "json"],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            next(line for line in process.stdout if b'"progress"' in line)
+            parent = psutil.Process(process.pid)
+            family = [parent, *parent.children(recursive=True)]
+            listening = {
+                one.laddr.ip
+                for member in family
+                for one in member.net_connections("inet")
+                if one.status == psutil.CONN_LISTEN
+            }
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert listening == {"127.0.0.1"}
