@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,7 +53,7 @@ QUEUES = {  # class of dask-jobqueue, and what submits a job
 }
 
 
-class ClusterError(Exception):
+class ClusterError(ExecutorError):
     """The cluster asked for cannot be had: nothing was started."""
 
 
@@ -203,7 +203,7 @@ class DaskWorkers:
                 client.close(timeout=2)
         with contextlib.suppress(Exception):
             if cluster is not None:
-                cluster.close(timeout=2)
+                cluster.close(timeout=30 if self.settings.is_queue else 2)
 
     @property
     def _topic(self) -> str:
@@ -535,8 +535,9 @@ def job_options(settings: Executor, logs: Path) -> dict[str, Any]:
     return options | settings.options
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """What must be the same on all machines, for the same results."""
+    """What must be the same on all machines, for the same results; not to be changed in place."""
     from knitcore.result import METHOD_VERSION
 
     found = {"method": str(METHOD_VERSION)}

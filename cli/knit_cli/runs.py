@@ -78,7 +78,10 @@ def run(
     except RecipeError as error:
         raise WrongPlan(shown(error, lines=True)) from None
     shared = values["jobs"] > 1 and any(may_split(job) for job in plan.jobs)
-    if plan.many or values["dask"] or values["dask_local"] or shared:
+    cluster = values["dask"] or values["dask_local"]
+    if cluster and plan.stdout:
+        raise click.UsageError("-o - is for this machine alone: leave out --dask and --dask-local")
+    if plan.many or cluster or shared:
         from knit_cli.batch import run_batch
 
         code = run_batch(plan, values, terminal, ctx)

@@ -317,6 +317,32 @@ def test_a_job_asks_the_queue_for_what_the_run_file_says(tmp_path, kind, more, l
     assert f"{tmp_path}/jobs" in script
 
 
+def test_jobs_of_a_queue_do_the_files_and_are_taken_back(tmp_path, monkeypatch):
+    """What SLURM's commands do, in two lines of shell: start a job script, end its processes."""
+    commands = {
+        "sbatch": f'echo x >> {tmp_path}/jobs; cp "$1" {tmp_path}/script; setsid sh {tmp_path}/script >/dev/null 2>&1 & echo "job $!"',
+        "scancel": f'echo x >> {tmp_path}/ended; for job; do kill -TERM -- "-$job"; done',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    told = Executor(
+        kind="slurm",
+        workers=1,
+        memory="1GB",
+        walltime="00:10:00",
+        interface="lo",
+        prologue=[f"export PYTHONPATH='{path}'"],
+    )
+    executor = DaskWorkers(faulty_workers.work, told, tmp_path / "out", device="cpu")
+    found = dict(executor.run([f"fine{i}" for i in range(5)]))
+    assert {one["status"] for one in found.values()} == {"done"}
+    assert (tmp_path / "jobs").read_text() == "x\n"
+    assert (tmp_path / "ended").exists()
+
+
 def test_run_files_of_the_docs_are_right(tmp_path):
     page = (ROOT / "docs" / "cluster.md").read_text()
     found = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
