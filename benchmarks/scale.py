@@ -53,7 +53,7 @@ def main() -> None:
     for name, part in parts.items():
         if options.only in (None, name):
             found[name] = part(options) | {"machine": machine()}
-            kept.write_text(json.dumps(found, indent=1) + "\n")
+            kept.write_text(json.dumps(found) + "\n")
     options.out.write_text(page(found))
     say(f"wrote {options.out}")
 
