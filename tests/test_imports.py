@@ -63,6 +63,7 @@ ORDER = (
     "vendor",
     "files",
     "metrics",
+    "texture",
     "validation",
     "look_alikes",
     "inpainting",
