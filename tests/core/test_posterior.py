@@ -7,14 +7,11 @@ import torch
 from knitcore.fit import random_source
 from knitcore.noise_model import Noise
 from knitcore.posterior import (
-    Pass,
-    cosine_basis,
     find_groups,
     group_posterior,
     patch_table,
     posterior_steps,
     reference_starts,
-    transform_posterior,
     whitening,
 )
 from knitcore.recipe import Denoise
@@ -60,34 +57,6 @@ def test_group_posterior_is_the_closed_form(members, lined):
         if not lined:
             known = (gain @ covariance).diagonal() + 0.7 / members
             torch.testing.assert_close(variance[g], known, atol=2e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("members", [12, 60], ids=["fewer than numbers", "more than numbers"])
-def test_a_boosted_prior_less_the_noise_left_in_the_pilot(members):
-    draw = random_source(3, members)
-    pilot = torch.randn(2, members, 9, generator=draw) * torch.linspace(0.1, 3, 9)
-    noisy = pilot + torch.randn(pilot.shape, generator=draw)
-    estimate, _ = group_posterior(noisy, pilot, gaussian(), None, boost=1.5, residue=0.03)
-    for g in range(2):
-        off = pilot[g] - pilot[g].mean(0)
-        prior = 1.5 * off.T @ off / (members - 1) - 0.03 * torch.eye(9)
-        gain = prior @ torch.linalg.inv(prior + torch.eye(9))
-        expected = pilot[g].mean(0) + (noisy[g] - pilot[g].mean(0)) @ gain.T
-        torch.testing.assert_close(estimate[g], expected, atol=2e-3, rtol=1e-3)
-
-
-def test_a_transform_keeps_what_the_pilot_has_and_drops_the_rest():
-    draw = random_source(4)
-    image = torch.randn(3, 1, 40, 40, generator=draw)
-    basis = cosine_basis(image, 4)
-    torch.testing.assert_close(basis @ basis.T, torch.eye(48), atol=1e-5, rtol=0)
-    pilot = torch.zeros(1, 8, 48)
-    pilot[..., 0], pilot[..., 5] = 100.0, 1.0  # over the 8 patches: energy 8 in the fifth
-    noisy = pilot + torch.randn(pilot.shape, generator=draw)
-    estimate, variance = transform_posterior(noisy, pilot, torch.ones(1), None)
-    assert not estimate[..., 6:].any()
-    torch.testing.assert_close(estimate[0, :, 5], (noisy[0, :, 5].mean() * 8 / 9).expand(8))
-    assert 0 < float(variance[0, 0]) < 2 / (8 * 48)
 
 
 def test_signal_dependent_noise_trusts_the_dark_pixel_more():
@@ -136,24 +105,17 @@ def noisy_scene(*shape):
 def test_pieces_leave_no_seam():
     clean, noisy = (torch.tensor(v) for v in noisy_scene(1, 1, 75, 90))
     clean = clean + 0.1 * noisy  # few distances are the same: ties may be broken either way
-    whole = end_of(posterior_steps(noisy, clean, gaussian(), Denoise(block=256), Pass(7, 3, 24)))
-    pieces = end_of(posterior_steps(noisy, clean, gaussian(), Denoise(block=32), Pass(7, 3, 24)))
+    whole = end_of(posterior_steps(noisy, clean, gaussian(), Denoise(block=256), 24))
+    pieces = end_of(posterior_steps(noisy, clean, gaussian(), Denoise(block=32), 24))
     torch.testing.assert_close(pieces[0], whole[0], atol=0.02, rtol=0)
     torch.testing.assert_close(pieces[1], whole[1], atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("transform", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 4, 4), (3, 1, 9, 30), (2, 4, 20, 17)])
-def test_every_pixel_of_any_shape_is_answered(shape, transform):
+def test_every_pixel_of_any_shape_is_answered(shape):
     clean, noisy = (torch.tensor(v) for v in noisy_scene(*shape))
     found, variance = end_of(
-        posterior_steps(
-            noisy,
-            clean,
-            gaussian(len(clean)),
-            Denoise(window=4),
-            Pass(5, 3, 16, transform=transform),
-        )
+        posterior_steps(noisy, clean, gaussian(len(clean)), Denoise(window=4), 16)
     )
     assert found.shape == variance.shape == noisy.shape
     assert torch.isfinite(found).all()
