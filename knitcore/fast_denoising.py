@@ -47,7 +47,6 @@ TAKEN = 1.2  # more variance taken away than so many times the noise's is struct
 STRONG = 10.0  # below this ratio of the picture's variance to the noise's, a third pass gains
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 LAST_GROUP = 48  # of the last pass, with larger patches
-COSINES = Pass(8, 4, 32, transform=True)  # before the last pass, in strong noise
 RESIDUE = 0.03  # noise that the network's prediction keeps, over the noise's variance
 
 
@@ -351,11 +350,6 @@ def _noisy_steps(
     for k in range(passes):
         text = f"patch posteriors {k + 1} of {passes}"
         until = 0.3 + 0.7 * (k + 1) / passes
-        if k == passes - 1 > 1 and C > 1:
-            steps = posterior_steps(y, clean, mine, recipe, COSINES)
-            half = (done + until) / 2
-            clean.add_((yield from _staged(steps, done, half, text))[0]).div_(2)
-            done = half
         steps = posterior_steps(y, clean, mine, recipe, plan_pass(k, passes, clean, recipe))
         clean, variance = yield from _staged(steps, done, until, text)
         done = until
@@ -427,9 +421,9 @@ def plan_pass(number: int, passes: int, clean: torch.Tensor, recipe: Denoise) ->
     if number < passes - 1 or (grey and contrast > STRONG):
         return Pass(size, recipe.stride, max(4, round(LATER_GROUP * group)))
     # the last pilot is good enough for larger patches, which hold more structure together. Strong noise
-    # has taken part of the structure's energy with it: about 2 / (1 + contrast)
+    # has taken part of the structure's energy with it: about 1 / (1 + contrast)
     return Pass(
-        size + 2, recipe.stride + 1, recipe.group or LAST_GROUP, boost=1 + 2 / (1 + contrast)
+        size + 2, recipe.stride + 1, recipe.group or LAST_GROUP, boost=1 + 1 / (1 + contrast)
     )
 
 

@@ -4,11 +4,6 @@ The second step of non-local Bayes (Lebrun, Buades and Morel 2013, doi:10.1137/1
 blind-spot network as its first: a patch's posterior mean under the group's mean and covariance, averaged
 over all patches that cover a pixel. Signal-dependent and correlated noise enter as the noise covariance
 of the patch, without a variance-stabilising transform and its inverse.
-
-Where the noise is strong, a group's covariance has lost texture that a fixed transform still holds. So
-there is a second kind of pass: each coefficient of the cosine transform of a whole group is shrunk by
-itself (Dabov et al. 2007, doi:10.1109/TIP.2007.901238, their second step). The mean of both makes a
-better pilot than either.
 """
 
 from __future__ import annotations
@@ -19,8 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from knitcore.blind_spot import decorrelation
-from knitcore.noise import cosines
 from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
 
@@ -43,8 +36,6 @@ class Pass:
         Factor of the prior's covariance: a pilot has lost part of the structure's energy.
     residue : float
         Variance of the pilot that is noise left over, over the noise's: no structure.
-    transform : bool
-        Shrink cosine coefficients of the group instead of using its covariance.
     """
 
     size: int
@@ -52,7 +43,6 @@ class Pass:
     group: int
     boost: float = 1.0
     residue: float = 0.0
-    transform: bool = False
 
 
 def patch_table(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -89,11 +79,10 @@ def find_groups(
     Returns
     -------
     Tensor of int, shape (B * R, group)
-        Nearest first.
     """
     cross = table[reference] @ table[candidate].transpose(1, 2)
     distance = square[candidate][:, None] - 2 * cross
-    best = distance.topk(group, 2, largest=False, sorted=True).indices
+    best = distance.topk(group, 2, largest=False, sorted=False).indices
     rows = candidate[:, None].expand(-1, reference.shape[1], -1)
     return rows.gather(2, best).reshape(-1, group)
 
@@ -165,61 +154,6 @@ def whitening(noise: Noise, channels: int, size: int, device: torch.device) -> t
     return torch.stack([torch.linalg.inv(factor), factor]).float().to(device)
 
 
-def cosine_basis(image: torch.Tensor, size: int) -> torch.Tensor:
-    """Orthonormal transform of a patch, one coefficient a row: principal colours, then cosines.
-
-    Parameters
-    ----------
-    image : Tensor, shape (C, Z, Y, X)
-    size : int
-
-    Returns
-    -------
-    Tensor, shape (D, D)
-    """
-    plane = cosines(size).to(image)
-    return torch.kron(decorrelation(image), torch.kron(plane, plane))
-
-
-def noise_spectrum(noise: Noise, basis: torch.Tensor, size: int) -> torch.Tensor | None:
-    """Noise variance of each coefficient over that of a pixel, shape (D,); None if white."""
-    if len(noise.along_y) == len(noise.along_x) == 1:
-        return None
-    plane = torch.kron(line_covariance(noise.along_y, size), line_covariance(noise.along_x, size))
-    channels = torch.eye(len(noise.gain), dtype=plane.dtype)
-    covariance = torch.kron(channels, plane).to(basis)
-    return ((basis @ covariance) * basis).sum(1)
-
-
-def transform_posterior(
-    noisy: torch.Tensor, pilot: torch.Tensor, level: torch.Tensor, spectrum: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shrink each cosine coefficient of a group as the pilot's energy in it says.
-
-    Parameters
-    ----------
-    noisy, pilot : Tensor, shape (G, K, D)
-        Groups of K patches, nearest first, as coefficients of `cosine_basis`.
-    level : Tensor, shape (G,)
-        Noise variance.
-    spectrum : Tensor or None, shape (D,)
-        From `noise_spectrum`.
-
-    Returns
-    -------
-    estimate : Tensor, shape (G, K, D)
-    variance : Tensor, shape (G, D)
-        The same for all numbers of a group.
-    """
-    K, D = noisy.shape[1:]
-    along = cosines(K).to(noisy)
-    energy = (along @ pilot).square_()
-    power = level[:, None, None] if spectrum is None else level[:, None, None] * spectrum
-    gain = energy / (energy + power)
-    estimate = along.T @ (gain * (along @ noisy))
-    return estimate, (gain.mean((1, 2)) * level)[:, None].expand(-1, D)
-
-
 def alike(values: torch.Tensor, noise: Noise) -> torch.Tensor:
     """Values on a scale on which the noise is everywhere about 1, for comparing patches."""
     if not any(noise.gain):
@@ -266,9 +200,7 @@ def posterior_steps(
     C, Z, Y, X = noisy.shape
     device = noisy.device
     size, stride = min(plan.size, (min(Y, X) + 1) // 2), plan.stride
-    whiten = None if plan.transform else whitening(noise, C, size, device)
-    basis = cosine_basis(pilot, size) if plan.transform else None
-    spectrum = None if basis is None else noise_spectrum(noise, basis, size)
+    whiten = whitening(noise, C, size, device)
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
     spread = torch.zeros_like(noisy)
     rows, columns = (reference_starts(n, size, stride).to(device) for n in (Y, X))
@@ -297,10 +229,6 @@ def posterior_steps(
         # distances are differences of squares: about the mean they lose fewer digits
         table = table - table.mean(0)
         square = (table * table).sum(1)
-        if basis is not None:
-            level = pilots.view(len(pilots), C, -1).mean(2).T
-            level = noise.variance(level).mean(0)
-            pilots, seen = pilots @ basis.T, seen @ basis.T
         ys, xs = ys - box[1].start, xs - box[2].start
         tall, broad = min(side, high), min(side, wide)
         top = (ys[:, 0] - recipe.window).clamp(0, high - tall)
@@ -319,14 +247,9 @@ def posterior_steps(
             reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
             candidate = (top[i] * wide + left[j])[:, None] + window
             members = find_groups(table, square, reference + here, candidate, many)
-            if basis is None:
-                estimate, variance = group_posterior(
-                    seen[members], pilots[members], noise, whiten, plan.boost, plan.residue
-                )
-            else:
-                estimate, variance = transform_posterior(
-                    seen[members], pilots[members], level[members].mean(1), spectrum
-                )
+            estimate, variance = group_posterior(
+                seen[members], pilots[members], noise, whiten, plan.boost, plan.residue
+            )
             by_channel = variance.reshape(len(variance), C, -1).mean(2)
             # patches whose mean is better known count for more
             sure = 1 / by_channel.mean(1, keepdim=True)
@@ -337,8 +260,6 @@ def posterior_steps(
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
                 yield (number + len(chosen) / len(all_teams)) / len(pieces)
-        if basis is not None:
-            sums = sums @ basis
         total[(slice(None), *box)] += _sums(sums, planes, high, wide, size)
         flat = counts.repeat_interleave(size * size, 1)
         flat = _sums(flat, planes, high, wide, size)

@@ -395,7 +395,7 @@ class Denoise(Recipe):
         "several).",
     )
     stride: int = Field(
-        4, ge=1, le=8, description="Step between the patches a group is looked for."
+        3, ge=1, le=8, description="Step between the patches a group is looked for."
     )
     passes: int | None = Field(
         None,
