@@ -33,7 +33,7 @@ from knitcore.noise import (
     read_levels,
 )
 from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noise
-from knitcore.posterior import Pass, posterior_steps
+from knitcore.posterior import posterior_steps
 from knitcore.recipe import Denoise
 
 T = TypeVar("T")
@@ -44,10 +44,8 @@ KEPT = 5.5  # so many noise deviations off the result, a pixel is given back as 
 KEPT_PAIR = 4.0  # and so many together with a neighbour
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
-STRONG = 10.0  # below this ratio of the picture's variance to the noise's, a third pass gains
+STRONG = 4.0  # below this ratio of the picture's variance to the noise's, a third pass gains
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
-LAST_GROUP = 48  # of the last pass, with larger patches
-RESIDUE = 0.03  # noise that the network's prediction keeps, over the noise's variance
 
 
 def replace_lone(values: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
@@ -345,12 +343,17 @@ def _noisy_steps(
     yield Stage(0.3, "predict", values=grey(clean))
     done, passes = 0.3, recipe.passes
     if passes is None:
-        passes = 2 if _contrast(clean) > STRONG else 3
+        passes = 2 if float(clean[..., ::2, ::2].var()) > STRONG else 3
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
     for k in range(passes):
-        text = f"patch posteriors {k + 1} of {passes}"
+        group, text = (
+            recipe.group or (64 if C == 1 else 48),
+            f"patch posteriors {k + 1} of {passes}",
+        )
+        if k:
+            group = max(4, round(LATER_GROUP * group))
         until = 0.3 + 0.7 * (k + 1) / passes
-        steps = posterior_steps(y, clean, mine, recipe, plan_pass(k, passes, clean, recipe))
+        steps = posterior_steps(y, clean, mine, recipe, group)
         clean, variance = yield from _staged(steps, done, until, text)
         done = until
         if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
@@ -361,7 +364,8 @@ def _noisy_steps(
                 fit = pilot_steps(surround(y, hidden), mine, recipe, key, check=False)
                 clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
                 del fit
-                steps = posterior_steps(y, clean, mine, recipe, plan_pass(0, passes, clean, recipe))
+                group = recipe.group or (64 if C == 1 else 48)
+                steps = posterior_steps(y, clean, mine, recipe, group)
                 clean, variance = yield from _staged(steps, done, done, text)
         if k + 1 < passes:
             yield Stage(done, text, values=grey(clean))
@@ -392,39 +396,6 @@ def _noisy_steps(
     if off is not None:
         std[lone] = std[lone].maximum(off)
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
-
-
-def _contrast(clean: torch.Tensor) -> float:
-    """Variance of a picture in units of the noise's."""
-    return float(clean[..., ::2, ::2].var())
-
-
-def plan_pass(number: int, passes: int, clean: torch.Tensor, recipe: Denoise) -> Pass:
-    """Patches and prior of one pass.
-
-    Parameters
-    ----------
-    number, passes : int
-        Which pass, from 0, of how many.
-    clean : Tensor, shape (C, Z, Y, X)
-        The result so far, in units in which the noise is about 1.
-    recipe : Denoise
-
-    Returns
-    -------
-    Pass
-    """
-    grey, contrast = len(clean) == 1, _contrast(clean)
-    size, group = recipe.patch or (7 if grey else 5), recipe.group or (64 if grey else 48)
-    if number == 0:
-        return Pass(size, recipe.stride, group, residue=RESIDUE)
-    if number < passes - 1 or (grey and contrast > STRONG):
-        return Pass(size, recipe.stride, max(4, round(LATER_GROUP * group)))
-    # the last pilot is good enough for larger patches, which hold more structure together. Strong noise
-    # has taken part of the structure's energy with it: about 1 / (1 + contrast)
-    return Pass(
-        size + 2, recipe.stride + 1, recipe.group or LAST_GROUP, boost=1 + 1 / (1 + contrast)
-    )
 
 
 def standing_out(noisy: torch.Tensor, clean: torch.Tensor, noise: Noise) -> torch.Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import torch
 
@@ -20,29 +19,6 @@ from knitcore.recipe import Denoise
 EVENT_SECONDS = 0.1
 TEAM = 4  # so many references a side share one search window
 TEAMS = 32  # searched at once
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the image.
-
-    Attributes
-    ----------
-    size, stride : int
-        Side of the patches and the step between those a group is looked for, pixels.
-    group : int
-        Patches in a group.
-    boost : float
-        Factor of the prior's covariance: a pilot has lost part of the structure's energy.
-    residue : float
-        Variance of the pilot that is noise left over, over the noise's: no structure.
-    """
-
-    size: int
-    stride: int
-    group: int
-    boost: float = 1.0
-    residue: float = 0.0
 
 
 def patch_table(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -88,12 +64,7 @@ def find_groups(
 
 
 def group_posterior(
-    noisy: torch.Tensor,
-    pilot: torch.Tensor,
-    noise: Noise,
-    whiten: torch.Tensor | None,
-    boost: float = 1.0,
-    residue: float = 0.0,
+    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, whiten: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior mean and variance of patches whose prior is the Gaussian of their pilots.
 
@@ -104,8 +75,6 @@ def group_posterior(
     noise : Noise
     whiten : Tensor or None, shape (2, D, D)
         Inverse Cholesky factor of the noise's correlation and the factor itself; None if white.
-    boost, residue : float
-        As in `Pass`: the prior's covariance is ``boost * (that of the pilots) - residue * noise``.
 
     Returns
     -------
@@ -122,22 +91,21 @@ def group_posterior(
     x, n = (pilot - mean) / scale, (noisy - mean) / scale
     if whiten is not None:
         x, n = x @ whiten[0].T, n @ whiten[0].T
-    # gain = P / (P + 1) for P = boost x'x / (K - 1) - residue: the smaller of the two forms of the
-    # inverse. Single precision bears no noise below a thousandth of the structure
-    free = boost / (K - 1)
-    lift = 1 - residue + 1e-6 * free * (x * x).sum((1, 2))[:, None, None]
+    # gain = P / (P + 1) for P = x'x / (K - 1): the smaller of the two forms of the inverse. Single
+    # precision bears no noise below a thousandth of the structure
+    lift = 1 + 1e-6 * (x * x).sum((1, 2))[:, None, None] / (K - 1)
     if D <= K:
         eye = torch.eye(D, device=x.device)
-        factor = torch.linalg.cholesky_ex(free * (x.transpose(1, 2) @ x) + lift * eye)[0]
+        factor = torch.linalg.cholesky_ex(x.transpose(1, 2) @ x / (K - 1) + lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-        estimate = n - (n @ root.transpose(1, 2)) @ root * (lift + residue)
+        estimate = n - (n @ root.transpose(1, 2)) @ root * lift
         variance = 1 - (root * root).sum(1)
     else:
         eye = torch.eye(K, device=x.device)
-        factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + lift / free * eye)[0]
+        factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + (K - 1) * lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, x, upper=False)
-        estimate = ((n @ root.transpose(1, 2)) @ root - residue * n) / (1 - residue)
-        variance = ((root * root).sum(1) - residue) / (1 - residue)
+        estimate = (n @ root.transpose(1, 2)) @ root
+        variance = (root * root).sum(1)
     if whiten is not None:
         estimate = estimate @ whiten[1].T
     # the mean is no better known than by K noisy patches
@@ -175,7 +143,7 @@ def _sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int) -> 
 
 
 def posterior_steps(
-    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, plan: Pass
+    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
     """Posterior mean of every pixel, piece by piece; the pieces leave no seam.
 
@@ -186,7 +154,8 @@ def posterior_steps(
     noise : Noise
         In these units.
     recipe : Denoise
-    plan : Pass
+    group : int
+        Patches in a group.
 
     Yields
     ------
@@ -199,19 +168,19 @@ def posterior_steps(
     """
     C, Z, Y, X = noisy.shape
     device = noisy.device
-    size, stride = min(plan.size, (min(Y, X) + 1) // 2), plan.stride
+    size = min(recipe.patch or (7 if C == 1 else 5), (min(Y, X) + 1) // 2)
     whiten = whitening(noise, C, size, device)
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
     spread = torch.zeros_like(noisy)
-    rows, columns = (reference_starts(n, size, stride).to(device) for n in (Y, X))
-    teams = max(1, recipe.block // (TEAM * stride))
+    rows, columns = (reference_starts(n, size, recipe.stride).to(device) for n in (Y, X))
+    teams = max(1, recipe.block // (TEAM * recipe.stride))
     pieces = [
         (z, rows[i : i + teams], columns[j : j + teams])
         for z in range(Z)
         for i in range(0, len(rows), teams)
         for j in range(0, len(columns), teams)
     ]
-    side = (TEAM - 1) * stride + 1 + 2 * recipe.window  # of a team's search window
+    side = (TEAM - 1) * recipe.stride + 1 + 2 * recipe.window  # of a team's search window
     reported = time.monotonic()
     for number, (z, ys, xs) in enumerate(pieces):
         reach = []
@@ -238,7 +207,7 @@ def posterior_steps(
         window = (plane + down + torch.arange(broad, device=device)).reshape(-1)
         here = (z - box[0].start) * high * wide
         sums, counts = torch.zeros_like(pilots), pilots.new_zeros(len(pilots), 1 + C)
-        many = min(plan.group, len(window))
+        many = min(group, len(window))
         all_teams = torch.cartesian_prod(
             torch.arange(len(ys), device=device), torch.arange(len(xs), device=device)
         )
@@ -247,9 +216,7 @@ def posterior_steps(
             reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
             candidate = (top[i] * wide + left[j])[:, None] + window
             members = find_groups(table, square, reference + here, candidate, many)
-            estimate, variance = group_posterior(
-                seen[members], pilots[members], noise, whiten, plan.boost, plan.residue
-            )
+            estimate, variance = group_posterior(seen[members], pilots[members], noise, whiten)
             by_channel = variance.reshape(len(variance), C, -1).mean(2)
             # patches whose mean is better known count for more
             sure = 1 / by_channel.mean(1, keepdim=True)

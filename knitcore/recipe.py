@@ -367,7 +367,7 @@ class Denoise(Recipe):
     )
 
     # what is fitted
-    steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps of the fit.")
+    steps: int = Field(300, ge=1, le=1_000_000, description="Optimiser steps of the fit.")
     method: Literal["blind-spot", "knitwork"] = Field(
         "blind-spot",
         description="A blind-spot network with patch posteriors, or the article's knitwork.",
@@ -381,8 +381,8 @@ class Denoise(Recipe):
         None,
         ge=3,
         le=15,
-        description="Side of the patches of the posterior, in pixels, odd; 2 more in the last pass where "
-        "it gains (default: 7 for a single channel, 5 for several).",
+        description="Side of the patches of the posterior, in pixels, odd (default: 7 for a single "
+        "channel, 5 for several).",
     )
     window: int = Field(
         10, ge=1, le=64, description="How far similar patches are looked for, in pixels."
@@ -402,7 +402,7 @@ class Denoise(Recipe):
         ge=0,
         le=8,
         description="Patch posteriors, each on the result of the one before (default: 2, or 3 where "
-        "the noise is strong).",
+        "the noise is nearly as strong as the picture).",
     )
     block: int = Field(
         256,
