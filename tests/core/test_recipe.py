@@ -88,7 +88,7 @@ def test_a_record_keeps_its_values_when_presets_change(write, monkeypatch):
         ("ensemble: 0\n", "`ensemble`: input should be greater than or equal to 1"),
         ("margin: .nan\n", "`margin`: input should be a finite number"),
         ("rate: .inf\n", "`rate`: input should be a finite number"),
-        ("preset: slow\n", "`preset`: input should be 'fast' or 'paper'"),
+        ("preset: slow\n", "`preset`: input should be 'fast', 'quality' or 'paper'"),
         ("preset: [1]\n", "`preset`"),
         ("device: tpu\n", "`device`"),
         ("scales: [2, 1]\n", "rising whole numbers"),
