@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -285,11 +284,9 @@ def _validate(
     for number, group in enumerate(groups, 1):
         stage = f"held-out hole {number} of {len(groups)}"
         first = group[0]
-        reach = math.ceil(max(recipe.margin, recipe.margin_factor * first.depth)) + 1
-        sides = [run.image.shape[a] for a in layout.spatial]
-        around = tuple(
-            slice(0, n) if together else slice(max(0, s.start - reach), min(n, s.stop + reach))
-            for s, n in zip(first.box, sides, strict=True)
+        sides = tuple(run.image.shape[a] for a in layout.spatial)
+        around = (
+            tuple(slice(0, n) for n in sides) if together else first.surroundings(recipe, sides)
         )
         index = box_index(run.image, layout, first.plane, around)
         if run.image.axes.endswith("S"):
@@ -302,15 +299,9 @@ def _validate(
         base = tuple(0 for _ in layout.planes)
         inner = box_index(crop, layout, base, tuple(slice(0, a.stop - a.start) for a in around))
         hidden = np.zeros(to_canvas(hole[index][inner], layout).shape, bool)
-        places = []
-        for one in group:
-            places.append(
-                tuple(
-                    slice(s.start - a.start, s.stop - a.start)
-                    for s, a in zip(one.box, around, strict=True)
-                )
-            )
-            hidden[(slice(None), *places[-1])] |= one.hidden
+        places = [one.within(around) for one in group]
+        for one, place in zip(group, places, strict=True):
+            hidden[(slice(None), *place)] |= one.hidden
         lost = hole[index].copy()
         canvas = to_canvas(lost[inner], layout) | hidden
         lost[inner] = from_canvas(canvas, lost[inner].shape, layout)

@@ -7,7 +7,6 @@ is known: the share that would have been best there is taken for the holes thems
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from functools import partial
 
@@ -96,20 +95,15 @@ def look_alike_share_steps(
     along = apart = 0.0
     for number, one in enumerate(held):
         values, unknown = plane_of(one.plane)
-        reach = math.ceil(max(recipe.margin, recipe.margin_factor * one.depth)) + 1
-        around = tuple(
-            slice(max(0, s.start - reach), min(n, s.stop + reach))
-            for s, n in zip(one.box, unknown.shape[1:], strict=True)
-        )
-        place = tuple(
-            slice(s.start - a.start, s.stop - a.start) for s, a in zip(one.box, around, strict=True)
-        )
+        around = one.surroundings(recipe, unknown.shape[1:])
+        place = one.within(around)
         canvas = values[(slice(None), *around)]
-        known = np.broadcast_to(~unknown[(slice(None), *around)], canvas.shape).copy()
+        measured = np.broadcast_to(~unknown[(slice(None), *around)], canvas.shape)
+        known = measured.copy()
         known[(slice(None), *place)] &= ~one.hidden
         target = np.zeros(known.shape[1:], bool)
         target[place] = one.hidden.any(0)
-        truth = np.broadcast_to(~unknown[(slice(None), *around)], canvas.shape)[:, target]
+        truth = measured[:, target]
         scaled, centre, spread = standardise(canvas, known, recipe, joint)
         shape = (-1,) + (1,) * target.ndim
         true = ((canvas - centre.reshape(shape)) / spread.reshape(shape))[:, target]

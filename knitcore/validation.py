@@ -14,6 +14,7 @@ from scipy.signal import fftconvolve
 
 from knitcore.metrics import grey_range
 from knitcore.plan import Region
+from knitcore.recipe import Inpaint
 
 DRAWS = 24  # draws of a filled pixel; the holes they fall into are held out elsewhere
 DEEP_HOLES = 6  # at most as many held-out holes that need a fit, or one for each deep hole drawn
@@ -48,6 +49,21 @@ class HeldOut:
     hidden: np.ndarray
     depth: float
     share: float
+
+    def surroundings(self, recipe: Inpaint, sides: tuple[int, ...]) -> tuple[slice, ...]:
+        """The box, in an image of these sides, that the recipe fits round such a hole."""
+        reach = math.ceil(max(recipe.margin, recipe.margin_factor * self.depth)) + 1
+        return tuple(
+            slice(max(0, s.start - reach), min(n, s.stop + reach))
+            for s, n in zip(self.box, sides, strict=True)
+        )
+
+    def within(self, around: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Its box, counted from the corner of another one."""
+        return tuple(
+            slice(s.start - a.start, s.stop - a.start)
+            for s, a in zip(self.box, around, strict=True)
+        )
 
 
 def held_out_holes(plane_of: Plane, jobs: list[Job]) -> tuple[list[HeldOut], float]:
