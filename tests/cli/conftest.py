@@ -1,6 +1,7 @@
 """A folder with an image and its mask, and a shell to run `knit` in."""
 
 import json
+import signal
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,13 @@ QUICK = {
     "denoise": ("--steps", "10", "--width", "8", "--passes", "1"),
     "super-resolve": ("--passes", "1"),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_ctrl_c():
+    """Tests in the background of a shell ignore Ctrl-C; the processes they send one must not inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -77,8 +77,7 @@ def test_the_documentation_is_the_help():
 # knit recipe
 
 
-@pytest.mark.parametrize("task", RECIPES)
-@pytest.mark.parametrize("preset", PRESETS["inpaint"])
+@pytest.mark.parametrize(("task", "preset"), [(t, p) for t in RECIPES for p in PRESETS[t]])
 def test_defaults_are_a_recipe(folder, knit, task, preset):
     words = ("recipe", "defaults", "--task", task, "--preset", preset)
     (folder / "run.yaml").write_text(knit(*words).stdout)

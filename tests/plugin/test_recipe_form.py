@@ -33,7 +33,7 @@ def test_the_description_of_a_field_is_its_tooltip(form: RecipeForm) -> None:
 def test_bounds_of_a_field_are_those_of_its_input(form: RecipeForm) -> None:
     assert (form.inputs["ensemble"].min, form.inputs["ensemble"].max) == (1, 64)
     assert (form.inputs["start_weight"].min, form.inputs["start_weight"].max) == (0, 1)
-    assert list(form.inputs["preset"].choices) == ["fast", "paper"]
+    assert list(form.inputs["preset"].choices) == ["fast", "quality", "paper"]
     form.inputs["seed"].value = 2**62
     assert make_recipe(**form.values()).seed == 2**62
 
