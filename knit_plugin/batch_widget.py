@@ -415,7 +415,8 @@ class BatchWidget(QWidget):
         assert told is not None
         sign.setText(SIGNS[state])
         sign.setToolTip(state)
-        told.setText(text)
+        beside = f"{Path(self.source.text).expanduser().parent}{os.sep}"
+        told.setText(text.replace(beside, ""))  # whole paths are too wide for a cell
         told.setToolTip(text)
 
     def _say(self, text: str) -> None:

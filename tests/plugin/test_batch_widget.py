@@ -209,6 +209,21 @@ def test_results_of_other_settings_are_replaced_only_on_request(
     assert states(widget) == {"a.tif": DONE}
 
 
+def test_a_reason_fits_its_cell(dock_task: Any, over: Wait, folder: Path, tmp_path: Path) -> None:
+    _, widget = dock_task(BatchWidget)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    tifffile.imwrite(masks / "c.tif", np.zeros((40, 48), np.uint8))
+    set_up(widget, folder, tmp_path / "results")
+    widget.mask_path.line.setText(str(masks))
+    widget.check()
+    widget.run()
+    over(widget)
+    told = widget.table.item(0, 2)
+    assert told.text().startswith("no mask for a.tif in masks (")
+    assert f"in {masks} (" in told.toolTip()  # whole
+
+
 def test_the_process_ends_with_the_dock(
     dock_task: Any, qtbot: Any, folder: Path, tmp_path: Path
 ) -> None:
