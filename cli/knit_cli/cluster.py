@@ -686,6 +686,8 @@ def _slot(terms: _Terms, worker: Any) -> _Slot:
             return slot
     # a worker of dask is a daemon, which Python lets have no children unless told otherwise
     multiprocessing.current_process().daemon = False
+    # dask has freed memory given back at once; a fit then takes up to twice as long, for getting it again
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     number = int(worker.name) if str(worker.name).isdigit() else 0
     environment = terms.environments[number % len(terms.environments)]
     folder = Path(worker.local_directory, f"knit-{terms.token}-{place[1]}")

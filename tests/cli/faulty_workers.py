@@ -41,6 +41,8 @@ def work(task, emit, cancel):
         raise ValueError("odd\nthing")
     elif word == "environment":
         return {"status": "done", "told": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    elif word == "allocator":
+        return {"status": "done", "told": os.environ.get("MALLOC_TRIM_THRESHOLD_")}
     return {"status": "done", "pid": os.getpid()}
 
 

@@ -82,6 +82,11 @@ def test_one_file_s_fault_costs_that_file_and_is_told_as_on_one_machine(address,
     assert not list(tmp_path.glob(".knit/run-*"))
 
 
+def test_the_memory_dask_would_give_back_at_once_is_kept_for_the_next_step(address, tmp_path):
+    """Otherwise a fit takes up to twice as long, for getting the same pages again and again."""
+    assert outcomes(address, tmp_path, ["allocator"])["allocator"]["told"] is None
+
+
 def test_a_lost_worker_is_replaced_and_its_file_done_again(address, tmp_path):
     tries = tmp_path / "tries"
     again = f"kill-watcher-once {tries}"
