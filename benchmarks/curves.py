@@ -34,7 +34,7 @@ from super_resolution import degrade, true_kernel
 from table1_inpainting import fill, hole_mask
 from table2_super_resolution import enlarge
 from table3_denoising import clean_up
-from tables import MODULES, choose_precision, reduced
+from tables import MODULES, choose_precision, quick_precision, reduced
 
 TASKS = ("inpaint", "denoise", "super-resolve")
 TITLE_OF = {
@@ -87,7 +87,7 @@ class Case:
             function = getattr(
                 import_module(f"knitcore.baselines.{module}"), f"{name[self.task]}_{module}_steps"
             )
-            told |= {"precision": "bfloat16", "preview_every": max(1, count // PICTURES)}
+            told |= {"precision": quick_precision(), "preview_every": max(1, count // PICTURES)}
             return function(*self.told, **told)
         import knitcore
         from knitcore.recipe import make_recipe
@@ -206,7 +206,7 @@ def summary(rows: list[dict[str, str]], image: str, side: int) -> str:
 
 `{image}` at {side} px on the long side; the learned systems for so many steps as the tables say (their
 articles' full lengths, but for `paper` in super-resolution), scored on the way. A method whose best lies before its end would have to know when to stop. Learned peers and `paper`
-multiply matrices in bfloat16 where the processor can. One thread. Made by `benchmarks/curves.py`.
+multiply matrices in bfloat16 where the processor has units for it. One thread. Made by `benchmarks/curves.py`.
 Machine: {machine()}
 
 ![PSNR against seconds](curves.png)

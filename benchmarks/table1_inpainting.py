@@ -22,6 +22,7 @@ from tables import (
     Cells,
     choose_precision,
     machine_line,
+    quick_precision,
     reduced,
     run_peer,
     run_table,
@@ -66,7 +67,7 @@ def fill(
 ) -> np.ndarray:
     """The picture as a method has it, in [0, 1]."""
     if method in MODULES:
-        told = {"device": device, "precision": "bfloat16"}
+        told = {"device": device, "precision": quick_precision()}
         return run_peer(method, "inpaint", steps, image, mask, **told) / 255
     if method == "paper":
         import knitcore

@@ -21,6 +21,7 @@ from tables import (
     Cells,
     choose_precision,
     machine_line,
+    quick_precision,
     reduced,
     run_peer,
     run_table,
@@ -37,7 +38,7 @@ def enlarge(
 ) -> np.ndarray:
     """The enlarged picture as a method has it; all know that coarse pixel i is fine pixel i factor."""
     if method in MODULES:
-        told = {"device": device, "anchor": "corner", "precision": "bfloat16"}
+        told = {"device": device, "anchor": "corner", "precision": quick_precision()}
         return run_peer(method, "super-resolve", steps, coarse, factor, **told)
     if method == "paper":
         import knitcore

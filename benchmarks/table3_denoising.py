@@ -21,6 +21,7 @@ from tables import (
     Cells,
     choose_precision,
     machine_line,
+    quick_precision,
     reduced,
     run_peer,
     run_table,
@@ -49,7 +50,7 @@ def clean_up(
 ) -> np.ndarray:
     """The picture as a method has it, in grey levels; σ is told to the classical methods only."""
     if method in MODULES:
-        return run_peer(method, "denoise", steps, noisy, device=device, precision="bfloat16")
+        return run_peer(method, "denoise", steps, noisy, device=device, precision=quick_precision())
     if method == "paper":
         import knitcore
 

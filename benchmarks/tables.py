@@ -91,6 +91,15 @@ def method_key(method: str, task: str, side: int, length: str) -> str:
     return f"{side} {steps_of(method, task, length)}"
 
 
+def quick_precision() -> str:
+    """bfloat16 if the processor has units for it: without, torch only acts as if, and takes longer."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    lean = can.get("amx_bf16") or can.get("avx512_bf16") or torch.cuda.is_available()
+    return "bfloat16" if lean else "float32"
+
+
 def choose_precision(method: str) -> None:
     """Let torch multiply a learned system's matrices in bfloat16, if the processor can.
 
@@ -99,7 +108,8 @@ def choose_precision(method: str) -> None:
     """
     import torch
 
-    precision = "bf16" if method in LEARNED else "none"
+    lean = method in LEARNED and quick_precision() == "bfloat16"
+    precision = "bf16" if lean else "none"
     torch.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.mkldnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
 
@@ -243,6 +253,6 @@ def seconds_table(cells: Cells, name: Callable[[str], str]) -> str:
 def machine_line() -> str:
     """The machine, and that the learned systems multiplied in bfloat16."""
     return (
-        "Learned peers and `paper` multiply matrices in bfloat16 where the processor can (sums and "
+        "Learned peers and `paper` multiply matrices in bfloat16 where the processor has units for it (sums and "
         f"weights in float32), `fast` and the classical methods do not. Machine: {machine()}"
     )
