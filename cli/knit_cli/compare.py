@@ -101,13 +101,13 @@ def _list_methods(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
 @click.option("--overwrite", is_flag=True, help="Replace what is there from an earlier comparison.")
 @click.option(
     "--plane",
-    default="",
+    multiple=True,
     metavar="T=3,Z=5",
     help="Which plane of a stack, counted from 0. [default: the middle one]",
 )
 @click.option(
     "--steps",
-    default="",
+    multiple=True,
     metavar="dip=500,...",
     help="Steps of learned methods in place of those that --list shows.",
 )
@@ -115,7 +115,7 @@ def _list_methods(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
     "--max-seconds",
     type=click.FloatRange(min=0.1),
     metavar="S",
-    help="Stop a learned method after so long and take what it has.",
+    help="Stop a learned method after so long, at its first picture at the earliest; take what it has.",
 )
 @click.option("--scale", type=click.FloatRange(1, 8), default=2.0, show_default=True, metavar="S")
 @click.option(
@@ -275,9 +275,9 @@ def _file_name(image: Path, method: str) -> str:
     return f"{image.name.split('.')[0]}_{method}{suffix}"
 
 
-def _pairs(text: str, option: str, example: str) -> dict[str, int]:
+def _pairs(texts: tuple[str, ...], option: str, example: str) -> dict[str, int]:
     pairs = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    for part in filter(None, (p.strip() for p in ",".join(texts).split(","))):
         name, equals, number = part.partition("=")
         if not equals or not number.strip().isdigit():
             raise InputError(f"{option}: {part!r}: write {example}")
@@ -346,9 +346,6 @@ def _run(row: Row, plan: _Plan, values: dict[str, Any], terminal: Terminal) -> N
     start = time.monotonic()
     try:
         picture, ended = _follow(row, plan, values, terminal, start)
-        if picture is None:
-            row.status = f"failed: had nothing to show after {plan.limit:g} s"
-            return
         row.seconds = time.monotonic() - start
         if not np.isfinite(picture).all() and np.isfinite(plan.picture).all():
             row.status = "failed: gave values that are no numbers"
@@ -424,8 +421,9 @@ def _follow(
                 latest[event.box] = event.values
             elif not isinstance(event, Note):
                 terminal.event(event)
-            if row.steps and plan.limit and time.monotonic() - start > plan.limit:
-                if latest is not None and plan.mask is not None:
+            late = row.steps and plan.limit and time.monotonic() - start > plan.limit
+            if late and latest is not None:
+                if plan.mask is not None:
                     hole = plan.mask.reshape(plan.mask.shape + (1,) * (plan.picture.ndim - 2))
                     latest = np.where(hole, latest, plan.picture)
                 return latest, False
