@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
@@ -837,12 +838,16 @@ def section_errors(
 
 def _recipe_text(path: Path) -> tuple[str, dict[Any, Any]]:
     is_json = path.suffix == ".json"
+    most = MAX_RECORD_BYTES if is_json else MAX_RECIPE_BYTES
     try:
-        raw = path.read_bytes()
+        if os.path.exists(path) and not path.is_file():  # a pipe may never end, a device has no end
+            raise RecipeError(f"{path}: cannot read the recipe: not a file")
+        with path.open("rb") as handle:
+            raw = handle.read(most + 1)
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
-    if len(raw) > (MAX_RECORD_BYTES if is_json else MAX_RECIPE_BYTES):
-        raise RecipeError(f"{path}: too large for a recipe ({len(raw)} bytes)")
+    if len(raw) > most:
+        raise RecipeError(f"{path}: too large for a recipe (over {most} bytes)")
     try:
         text = raw.decode("utf-8-sig")
         if is_json:
@@ -850,8 +855,12 @@ def _recipe_text(path: Path) -> tuple[str, dict[Any, Any]]:
         else:
             values = yaml.load(text, _StrictLoader)
     except (UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise RecipeError(f"{path}: not a readable recipe: {reason}") from None
+    try:
+        json.dumps(values, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RecipeError(f"{path}: not a readable recipe: holds half a character") from None
     if isinstance(values, dict) and "record_version" in values:
         values = values.get("recipe")  # a record holds its recipe under this key
     if not isinstance(values, dict) or not values:

@@ -257,6 +257,11 @@ class _Place:
     def join(self, text: str, key: str) -> str:
         if "\0" in text:
             raise RecipeError(f"{self.file}: `{key}`: a path cannot hold a NUL byte")
+        if text == "~" or text.startswith("~/"):
+            raise RecipeError(
+                f"{self.file}: `{key}`: {text}: ~ stands for no folder here; write the path out, or "
+                "./~ for a folder of that name"
+            )
         joined = self.folder / text  # no expansion of ~ or $NAME: a name may hold them
         inside = Path(os.path.realpath(self.folder))
         real = Path(os.path.realpath(joined))

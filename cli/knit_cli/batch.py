@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ import click
 
 from knit_cli.estimates import START, guesses, measured
 from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
-from knit_cli.jobs import PlaceError, prepare_folders
+from knit_cli.jobs import PlaceError, prepare_folders, why_not
 from knit_cli.main import FAILED, SURROUNDINGS, signals
 from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Board, Terminal, shown, summary
@@ -110,8 +111,7 @@ def _make(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PlaceError(f"{folder}: cannot write there: {reason}") from None
+        raise PlaceError(f"{folder}: cannot write there: {why_not(folder, error)}") from None
 
 
 class _Batch:
@@ -289,10 +289,13 @@ class _Batch:
     def _line(self, task: FileTask, outcome: dict[str, Any]) -> dict[str, Any]:
         return report_line(task.name, outcome, self._output(task))
 
-    def _event(self, worker: int, task: FileTask, event: dict[str, Any]) -> None:
+    def _event(self, worker: int, task: FileTask | None, event: dict[str, Any]) -> None:
         if "note" in event:
-            self.terminal.event(Note(event["note"], event["level"]))
-        elif self.board is not None:
+            text = event["note"]
+            if task is not None and task.job.image.name not in text:
+                text = f"{task.name}: {text}"
+            self.terminal.event(Note(text, event["level"]))
+        elif self.board is not None and task is not None:
             self.board.at_work(worker, task.name, event["progress"], event["stage"])
             if self.values["events"] == "json":
                 self.tell({"event": "progress", "file": task.name, "worker": worker, **event})
@@ -321,6 +324,7 @@ class _Batch:
                 self._keep_stack(task, stack)
             own = str(task.job.image)
             if own not in reason:
+                reason = reason.removeprefix(f"{task.job.image.name}: ")
                 outcome["error"] = f"{own}: {reason}"
             short = outcome["error"].removeprefix(own).lstrip(": ")
             self.failed.append((task.name, short))
@@ -380,11 +384,12 @@ def settle(task: FileTask) -> None:
 
 
 def _how_to_repeat(code: int) -> str:
-    words = shlex.join(["knit", *sys.argv[1:]])
-    if code != FAILED:
-        return f"To go on: the same command again: {shown(words)}"
-    words += "" if "--retry-failed" in sys.argv else " --retry-failed"
-    return f"To repeat only the failed: {shown(words)}"
+    words = sys.argv[1:]
+    if code == FAILED and "--retry-failed" not in words:
+        words = [*words[:1], "--retry-failed", *words[1:]]
+    way = "To repeat only the failed" if code == FAILED else "To go on: the same command again"
+    names = ", with the same names on stdin" if "-" in words else ""
+    return f"{way}{names}: {shown(shlex.join(['knit', *words]))}"
 
 
 def _refuse_the_absurd(plan: Plan, values: dict[str, Any]) -> None:
@@ -412,6 +417,9 @@ def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
     int
         The exit code.
     """
+    if not os.path.isdir(plan.home) and not os.path.isdir(os.path.abspath(plan.home.parent)):
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise PlaceError(f"{plan.home}: cannot write there: {why_not(plan.home, missing)}")
     known = Report(plan.home).read()
     told = guesses(plan, look=True)
     factor = measured(plan, known, told)

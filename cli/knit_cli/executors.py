@@ -200,7 +200,10 @@ class Processes:
             args=(theirs, self.work, self.warm, environment, str(crash), os.getpid()),
             daemon=True,
         )
-        process.start()
+        with (
+            _ctrl_c_put_off()
+        ):  # a child inherits that, and so is deaf to it from its first moment on
+            process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours, number, crash))
 
@@ -373,6 +376,19 @@ def _resident(pid: int) -> int:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Ctrl-C comes after the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(

@@ -92,7 +92,7 @@ def parse_mask(text: str) -> Path | str:
         if not text.removeprefix("suffix:") or "/" in text:
             raise click.UsageError("--mask suffix: give the end of the masks' names: suffix:_mask")
         return text
-    if not Path(text).exists():
+    if not os.path.exists(text):
         raise click.UsageError(f"--mask {text}: no such file or folder, nor a word ({WORDS})")
     return Path(text)
 
@@ -136,7 +136,7 @@ def mask_folder(image: Listed, mask: Path | str | None) -> Path:
     if not isinstance(mask, Path):
         return image.path.parent
     below = mask / image.below
-    return below if below.is_dir() else mask
+    return below if os.path.isdir(below) else mask
 
 
 @lru_cache(maxsize=64)
@@ -167,7 +167,7 @@ def find_mask(image: Path, folder: Path, mask: Path | str | None = None) -> Path
     own = _same(image.parent, folder)
     exact = folder / image.name
     ending = mask.removeprefix("suffix:") if isinstance(mask, str) and is_suffix(mask) else "_mask"
-    if not own and exact.exists() and not is_folder(exact):
+    if not own and os.path.exists(exact) and not is_folder(exact):
         return exact
     try:
         # kept for the folder as it is now: thousands of images share one
@@ -241,8 +241,11 @@ def plan_jobs(
         if (isinstance(mask, Path) and is_folder(mask)) or is_suffix(mask):
             found = find_mask(image.path, mask_folder(image, mask), mask)
             chosen, fault = (found, "") if isinstance(found, Path) else (None, found)
+        fault = image.fault or fault
         if out and folder is None:
             output = Path(out)
+            if suffix is not None and not _is_kind(output, suffix):
+                raise click.UsageError(f"-o {out} and --format {suffix[1:]} contradict each other")
         else:
             name = _name(image.path, ending, keep_extension, suffix)
             output = folder / image.below / name if folder else image.path.parent / name
@@ -251,7 +254,7 @@ def plan_jobs(
             name: output.with_name(side_name(output.name, stem, SIDES[name])) for name in sides
         }
         jobs.append(Job(image.path, output, chosen, places, fault))
-    _check_clashes(jobs, kernel)
+    _check_clashes(jobs, kernel, keep_extension)
     return [job if job.fault else _with_fault(job, overwrite or many) for job in jobs]
 
 
@@ -261,7 +264,7 @@ def _folder(out: str | None, many: bool) -> Path | None:
         return None
     path = Path(out)
     if many or is_folder(path) or out.endswith(("/", os.sep)):
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):
             raise click.UsageError(f"-o {out}: must be a folder for several inputs, is a file")
         return path
     if path.suffix.lower() not in WRITABLE:
@@ -271,6 +274,12 @@ def _folder(out: str | None, many: bool) -> Path | None:
             text = f"cannot write {path.suffix or 'a file without suffix'}"
         raise click.UsageError(f"-o {out}: {text}; use {', '.join(WRITABLE)} or a folder")
     return None
+
+
+def _is_kind(output: Path, suffix: str) -> bool:
+    """Whether a file name tells the format of a suffix."""
+    name = output.name.lower()
+    return name.endswith(suffix) or (suffix == ".tif" and name.endswith(".tiff"))
 
 
 def _name(image: Path, ending: str, keep_extension: bool, wanted: str | None) -> str:
@@ -286,7 +295,7 @@ def _name(image: Path, ending: str, keep_extension: bool, wanted: str | None) ->
     return f"{stem}{ending}{suffix}"
 
 
-def _check_clashes(jobs: list[Job], kernel: Path | None) -> None:
+def _check_clashes(jobs: list[Job], kernel: Path | None, keep_extension: bool) -> None:
     taken: dict[str, Job] = {}
     clashes: dict[tuple[Path, Path], Path] = {}
     blind: dict[Path, bool] = {}
@@ -305,9 +314,8 @@ def _check_clashes(jobs: list[Job], kernel: Path | None) -> None:
             for (one, other), path in list(clashes.items())[:20]
         ]
         lines += [f"and {len(clashes) - 20} more pairs"] if len(clashes) > 20 else []
-        raise click.UsageError(
-            "; ".join(lines) + ". Use --keep-extension, rename one, or run them with different -o"
-        )
+        way = "Rename one" if keep_extension else "Use --keep-extension, rename one"
+        raise click.UsageError("; ".join(lines) + f". {way}, or run them with different -o")
     paths = [kernel, *(path for job in jobs for path in (job.image, job.mask))]
     read = {os.path.realpath(path) for path in paths if path}
     inodes = {(s.st_dev, s.st_ino) for path in read if (s := _stat(path)) is not None}
@@ -324,7 +332,7 @@ def _is_case_blind(folder: Path) -> bool:
     """Whether names that differ in case are one file there."""
     for one in (Path(os.path.abspath(folder)), *Path(os.path.abspath(folder)).parents):
         other = one.with_name(one.name.swapcase()) if one.name else one
-        if one.exists() and other.name != one.name:
+        if os.path.exists(one) and other.name != one.name:
             return _same(one, other)
     return False
 
@@ -355,11 +363,29 @@ def prepare_folders(jobs: list[Job], root: Path | None = None) -> None:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise PlaceError(f"{folder}: cannot write there: {reason}") from None
+            raise PlaceError(f"{folder}: cannot write there: {why_not(folder, error)}") from None
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
+
+
+def why_not(folder: Path, error: OSError) -> str:
+    """Why a folder could not be made or written, and what to do.
+
+    Parameters
+    ----------
+    folder : Path
+    error : OSError
+
+    Returns
+    -------
+    str
+    """
+    reason = (error.strerror or str(error)).lower()
+    if isinstance(error, FileNotFoundError):
+        missing = next((one for one in reversed(folder.parents) if not os.path.exists(one)), folder)
+        return f"{reason}: {missing}; make that folder first, if it is meant"
+    return reason
 
 
 def _with_fault(job: Job, overwrite: bool) -> Job:

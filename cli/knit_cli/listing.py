@@ -27,10 +27,13 @@ class Listed:
     path : Path
     below : Path
         Folders between the folder that was named and the image; empty for a file named itself.
+    fault : str
+        Why it is known already that it cannot be read, if it is.
     """
 
     path: Path
     below: Path = Path()
+    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -120,7 +123,8 @@ def list_images(inputs: Iterable[str], choice: Choice, is_ours: dict[str, str]) 
     seen: set[str] = set()
     for text in inputs:
         path = Path(text)
-        if not path.is_dir() or path.suffix.lower() == ".zarr":
+        # unlike those of a Path, these do not raise for names that no file can have
+        if not os.path.isdir(path) or path.suffix.lower() == ".zarr":
             _add(listing, Listed(path), seen)
             continue
         before = len(listing.images)
@@ -154,7 +158,8 @@ def _walk(
     except OSError as error:
         if top:
             raise click.UsageError(f"cannot read the folder {folder}: {error.strerror}") from None
-        listing.skipped.append(folder)
+        reason = f"cannot read the folder: {(error.strerror or str(error)).lower()}"
+        _add(listing, Listed(folder, below.parent, reason), seen)
         return
     ours = our_files(names, is_ours)
     folders = []

@@ -166,8 +166,9 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {internal(error)}", err=True)
         code = FAILED
     code = code if isinstance(code, int) else DONE
-    if "torch" in sys.modules or "distributed" in sys.modules:
-        # unloading these takes a second or two, which nobody needs to wait for
+    if {"torch", "distributed", "zarr"} & set(sys.modules):
+        # unloading the first two takes a second or two, which nobody needs to wait for; what zarr was
+        # still reading when a chunk turned out to be damaged would complain of its end
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

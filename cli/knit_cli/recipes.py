@@ -62,7 +62,10 @@ def defaults(task: str, preset: str) -> None:
       knit recipe defaults > run.yaml
       knit inpaint cells.tif --mask dust.png --recipe run.yaml
     """
-    fields = recipe_fields(make_recipe(task, preset=preset))
+    try:
+        fields = recipe_fields(make_recipe(task, preset=preset))
+    except RecipeError as error:
+        raise WrongPlan(shown(error, lines=True)) from None
     for name, value in fields.items():
         field = RECIPES[task].model_fields.get(name)
         if field is not None:
@@ -89,6 +92,8 @@ def info(as_json: bool) -> None:
     from knitcore.result import versions
 
     deep = find_spec("imagecodecs") is not None
+    zarr = ["OME-Zarr"] if find_spec("zarr") else []
+    vendors = ["makers' formats through bioio"] if find_spec("bioio") else []
     cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     names = ["cpu", *(f"cuda:{i}" for i in cards)]
     names += ["mps"] if torch.backends.mps.is_available() else []
@@ -98,8 +103,8 @@ def info(as_json: bool) -> None:
         "auto": str(choose_device("auto")),
         "threads": torch.get_num_threads(),
         "formats": {
-            "read": "TIFF, PNG, JPEG, .npy",
-            "write": "TIFF, PNG, .npy",
+            "read": ", ".join(["TIFF, PNG, JPEG, .npy", *zarr, *vendors]),
+            "write": ", ".join(["TIFF, PNG, .npy", *zarr]),
             "imagecodecs": "found: all TIFF compressions, 16-bit colour PNG"
             if deep
             else "not found: pip install imagecodecs for LZW and JPEG TIFF, 16-bit colour PNG",

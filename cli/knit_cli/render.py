@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import sys
 import time
 from statistics import median
@@ -36,6 +38,14 @@ def shown(text: Any, *, lines: bool = False) -> str:
     )
 
 
+def _is_log(path: str) -> bool:
+    """Whether lines can be added to a file: new, empty or ours; a pipe or a terminal, too."""
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return True
+    with open(path, "rb") as handle:
+        return re.match(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", handle.read(20)) is not None
+
+
 class Terminal:
     """Writes to stderr while a run goes on; the bar only where stderr is a terminal.
 
@@ -56,6 +66,8 @@ class Terminal:
         self._log: Any = None
         if log is not None:
             try:
+                if not _is_log(log):
+                    raise click.UsageError(f"--log {log}: is no log of knit's; choose another name")
                 self._log = open(log, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import sys
@@ -26,8 +27,9 @@ from knit_cli.jobs import (
 from knit_cli.listing import Choice, Listed, list_images, names_from_stdin
 from knit_cli.main import DONE, FAILED, SURROUNDINGS, Stopped, WrongPlan, shielded, signals
 from knit_cli.options import given_fields
-from knit_cli.places import Leftovers, state_of
+from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Terminal, result_line, shown
+from knit_cli.report import dump, report_line
 from knit_cli.stacks import may_split
 from knit_cli.work import (
     FileTask,
@@ -40,7 +42,7 @@ from knit_cli.work import (
     work_on,
 )
 from knitcore.errors import Cancelled, DeviceError, FileError, RecipeError
-from knitcore.events import Note, Progress
+from knitcore.events import Event, Note, Progress
 from knitcore.files import file_hash
 from knitcore.recipe import Inpaint, Recipe, SuperResolve, make_recipe, override_recipe, with_fields
 
@@ -86,60 +88,108 @@ def run(
 
         code = run_batch(plan, values, terminal, ctx)
     else:
-        code = _run_one(plan, values, terminal)
+        with contextlib.ExitStack() as held:
+            if (plan.home / STATE).is_dir() and not values["dry_run"]:  # of batches: not beside one
+                held.enter_context(locked(plan.home, patient=values["wait"]))
+            code = _run_one(plan, values, terminal)
     ctx.exit(code)
 
 
 def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
     """One file, in this process."""
-    job = plan.jobs[0]
     if values["dry_run"]:
         from knit_cli.batch import show_plan
 
         return show_plan(plan, values, terminal)
+    tell = _Teller(plan, values, terminal)
+    try:
+        code = _attempt_one(plan, values, terminal, tell)
+    except Cancelled:
+        terminal.say("Error", "stopped" if signals.code == 130 else "terminated")
+        code = signals.code
+    except Stopped as stop:
+        terminal.say("Error", "stopped" if stop.code == 130 else "terminated")
+        code = stop.code
+    tell.end(code)
+    return code
+
+
+class _Teller:
+    """The events of a single file, as those of a batch: for --events json and the log."""
+
+    def __init__(self, plan: Plan, values: dict[str, Any], terminal: Terminal) -> None:
+        self.name, self.output = plan.names[0], plan.jobs[0].output
+        self.values, self.terminal = values, terminal
+        self.asked = values["events"] == "json"
+        self.states = dict.fromkeys(("done", "skipped", "failed"), 0)
+        self._line({"event": "start", "task": plan.recipe.task, "files": 1})
+
+    def _line(self, line: dict[str, Any]) -> None:
+        if self.asked:
+            say_line(dump(line))
+
+    def event(self, event: Event) -> None:
+        """What the task reports."""
+        self.terminal.event(event)
+        if isinstance(event, Progress):
+            told = {"progress": event.fraction, "stage": event.stage}
+            self._line({"event": "progress", "file": self.name, "worker": 0, **told})
+
+    def outcome(self, outcome: dict[str, Any]) -> None:
+        """What became of the file."""
+        state = outcome["status"]
+        self.states[state] += 1
+        self._line(report_line(self.name, outcome, self.output.name))
+        if state == "done":  # the others have a line already
+            self.terminal.log(f"done {self.name} -> {self.output}")
+
+    def end(self, code: int) -> None:
+        """The run is over."""
+        left = {"not started": 1 - sum(self.states.values())}
+        self._line({"event": "end", "exit": code, **self.states, **left})
+
+
+def _attempt_one(plan: Plan, values: dict[str, Any], terminal: Terminal, tell: _Teller) -> int:
+    job = plan.jobs[0]
     prepare_folders(plan.jobs)
     if (trouble := check_device(plan)) is not None:
         terminal.say("Error", trouble)
         return SURROUNDINGS
     work = make_task(plan, 0, values)
     Leftovers().settle(job)
-    try:
-        state, reason = ("failed", job.fault) if job.fault else _state(work, values)
-        if state == "done":
-            terminal.say("Note", f"{job.output}: done already, with the same settings; skipped")
-            return DONE
-        outcome: dict[str, Any] = {"status": "failed", "input": str(job.image), "error": reason}
-        if state != "failed":
-            terminal.start(job.image.name)
-            try:
-                ready = replace(work, overwrite=work.overwrite or state == "redo")
-                if values["timeout"] or values["max_memory"]:
-                    outcome = _in_a_worker(ready, values, terminal)
-                else:
-                    outcome = attempt(ready, terminal.event, signals.stop, shielded)
-            finally:
-                terminal.finish()
-    except Cancelled:
-        terminal.say("Error", "stopped" if signals.code == 130 else "terminated")
-        return signals.code
-    except Stopped as stop:
-        terminal.say("Error", "stopped" if stop.code == 130 else "terminated")
-        return stop.code
+    state, reason = ("failed", job.fault) if job.fault else _state(work, values)
+    if state == "done":
+        terminal.say("Note", f"{job.output}: done already, with the same settings; skipped")
+        tell.outcome({"status": "skipped"})
+        return DONE
+    outcome: dict[str, Any] = {"status": "failed", "input": str(job.image), "error": reason}
+    if state != "failed":
+        terminal.start(job.image.name)
+        try:
+            ready = replace(work, overwrite=work.overwrite or state == "redo")
+            if values["timeout"] or values["max_memory"]:
+                outcome = _in_a_worker(ready, values, tell)
+            else:
+                outcome = attempt(ready, tell.event, signals.stop, shielded)
+        finally:
+            terminal.finish()
     if "trace" in outcome:
         click.echo(outcome.pop("trace"), err=True)
     outcome.pop("poisoned", None)  # this process ends anyway
     failed = outcome["status"] == "failed"
     if failed:
         terminal.say("Error", outcome["error"])
+    tell.outcome(outcome)
     if outcome.pop("abort", False):
         return SURROUNDINGS
     if plan.stdout and not failed:
         return _to_stdout(plan)
-    tell_outcome(outcome, values)
+    if not tell.asked:
+        tell_outcome(outcome, values)
     return FAILED if failed else DONE
 
 
-def _in_a_worker(task: FileTask, values: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
+def _in_a_worker(task: FileTask, values: dict[str, Any], tell: _Teller) -> dict[str, Any]:
     """As `attempt`, in a process of its own: only that can be held to limits."""
     from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
 
@@ -147,11 +197,11 @@ def _in_a_worker(task: FileTask, values: dict[str, Any], terminal: Terminal) -> 
 
     def show(worker: int, task: Any, event: dict[str, Any]) -> None:
         if "note" in event:
-            terminal.event(Note(event["note"], event["level"]))
+            tell.event(Note(event["note"], event["level"]))
             return
         fraction, seconds = event["progress"], time.monotonic() - began
         left = seconds * (1 - fraction) / fraction if fraction > 0.02 else float("nan")
-        terminal.event(Progress(fraction, event["stage"], {}, seconds, left))
+        tell.event(Progress(fraction, event["stage"], {}, seconds, left))
 
     signals.gentle = True  # the executor looks at the count
     try:
@@ -300,7 +350,7 @@ def _prepare(
         if kernel is not None and kernel.path is not None:
             recipe = with_fields(recipe, {"kernel": kernel.path.name})  # no place in the record
     path = kernel.path if kernel else None
-    folders = [Path(text) for text in inputs if Path(text).is_dir() and not text.endswith(".zarr")]
+    folders = [Path(text) for text in inputs if os.path.isdir(text) and not text.endswith(".zarr")]
     many = len(inputs) > 1 or bool(folders) or values.get("many", False)
     out = values["out"]
     if out == "-":
@@ -336,7 +386,11 @@ def _prepare(
     if values["shard"]:
         jobs, names = _shard(jobs, names, values["shard"])
     folder = Path(out) if out and many else None
-    if folder is not None and folder.is_dir() and any(_is_same(folder, one) for one in folders):
+    if (
+        folder is not None
+        and os.path.isdir(folder)
+        and any(_is_same(folder, one) for one in folders)
+    ):
         terminal.say("Note", f"-o {out} is an input folder: results lie beside their images")
     if folder is None:
         parents = [os.path.abspath(job.output.parent) for job in jobs] or [os.curdir]
@@ -380,6 +434,10 @@ def _plan_for_stdout(
         )
     if values["as_json"] or values["events"]:
         raise click.UsageError("-o - leaves no room on stdout for --json or --events")
+    if lost := [name for name in SIDES if values.get(_flag(name))]:
+        raise click.UsageError(
+            f"-o - writes the result alone: leave out --{_flag(lost[0]).replace('_', '-')}"
+        )
     image = Listed(Path(inputs[0]))
     if isinstance(recipe, Inpaint):
         mask = _mask(recipe, mask, values, record, image.path)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import PIL.Image
 import pytest
@@ -85,7 +86,7 @@ def test_a_night_its_report_and_its_second_start(night):
     said = knit("inpaint", "in", "-r", "-o", "out", *QUICK, code=1)
     assert "done 5 · skipped 0 · failed 1 · not started 0" in said.err
     assert "empty.tif" in said.err.split("done 5")[1]
-    assert said.err.rstrip().endswith("--retry-failed")
+    assert "To repeat only the failed: knit inpaint --retry-failed in -r -o out" in said.err
     assert set(results(night / "out")) >= {"0_inpainted.tif", "day 2/d_inpainted.tif"}
     lines = {line["file"]: line for line in report(night / "out")}
     assert len(lines) == 6
@@ -532,3 +533,98 @@ def test_a_worker_killed_from_outside_costs_nothing(night):
         rest = process.stdout.read().decode().splitlines()
         assert process.wait(60) == 0, process.stderr.read()
     assert json.loads(rest[-1])["done"] == 4
+
+
+# found by trying to break the promises by hand
+
+
+def test_a_log_is_never_written_into_a_picture_or_a_recipe(night):
+    before = results(night / "in")
+    (night / "run.yaml").write_text("seed: 3\n")
+    for victim in ("in/0.tif", "run.yaml"):
+        said = knit("inpaint", "in", "-o", "out", *QUICK, "--log", victim, code=2)
+        assert f"--log {victim}: is no log of knit's" in said.err
+    assert results(night / "in") == before
+    assert (night / "run.yaml").read_text() == "seed: 3\n"
+    for times in (1, 2):  # one of ours is added to
+        knit("inpaint", "in/0.tif", "-o", "out.tif", *QUICK, "--log", "night.log")
+        assert len((night / "night.log").read_text().splitlines()) == times
+
+
+@posix
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read anything without it")
+def test_a_folder_that_cannot_be_read_is_a_failure_of_its_own(night):
+    closed = night / "in" / "closed"
+    image(closed / "x.tif")
+    closed.chmod(0)
+    rights = "-dac_override,-dac_read_search,-fowner" if os.geteuid() == 0 else "-all"
+    words = ["inpaint", "in", "-r", "-o", "out", *QUICK]
+    command = ["setpriv", f"--bounding-set={rights}", "--inh-caps=-all", sys.executable, "-m"]
+    try:
+        said = subprocess.run([*command, "knit_cli", *words], env=ENV, capture_output=True)
+    finally:
+        closed.chmod(0o755)
+    assert said.returncode == 1
+    assert b"done 5" in said.stderr
+    told = {line["file"]: line for line in report(night / "out")}["closed"]
+    assert told["state"] == "failed"
+    assert "permission denied" in told["reason"]
+
+
+def test_a_name_that_no_file_can_have_costs_itself_only(night):
+    long = "a" * 300 + ".tif"
+    said = knit(
+        "inpaint",
+        "-",
+        "-o",
+        "out",
+        *QUICK,
+        code=1,
+        stdin=None,
+        input=f"in/0.tif\n{long}\n".encode(),
+    )
+    assert "done 1 · skipped 0 · failed 1" in said.err
+    assert "unexpected" not in said.err
+    assert "the same names on stdin" in said.err
+    assert "no such file" in knit("inpaint", "in", "--mask", long, "-o", "out", code=2).err
+
+
+@posix
+def test_a_recipe_without_an_end_is_refused(night):
+    os.mkfifo("pipe.yaml")
+    for endless in ("pipe.yaml", "/dev/zero"):
+        assert "not a file" in knit("recipe", "check", endless, code=2, timeout=60).err
+    with open("large.yaml", "wb") as handle:
+        handle.truncate(2**34)
+    assert "too large for a recipe" in knit("recipe", "check", "large.yaml", code=2).err
+    Path("half.yaml").write_text('source: {images: ["a\\ud800"]}\n')
+    assert "half a character" in knit("recipe", "check", "half.yaml", code=2).err
+    Path("home.yaml").write_text("target: {folder: ~/there}\n")
+    assert "~ stands for no folder" in knit("recipe", "check", "home.yaml", code=2).err
+
+
+def test_a_single_file_tells_its_events_and_heeds_the_lock(night):
+    words = ("inpaint", "in/0.tif", *QUICK, "-o", "out/0.tif", "--events", "json")
+    (night / "out").mkdir()
+    events = [json.loads(line) for line in knit(*words).out.splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["start", "end"]
+    told = next(one for one in events if one["event"] == "file")
+    assert (told["state"], told["output"], events[-1]["exit"]) == ("done", "0.tif", 0)
+    states = [json.loads(line).get("state") for line in knit(*words).out.splitlines()]
+    assert "skipped" in states
+    (night / "out" / ".knit").mkdir()
+    with filelock.FileLock(night / "out" / ".knit" / "lock"):
+        assert "in use by" in knit(*words, code=3).err
+
+
+def test_words_that_contradict_each_other_are_not_dropped(night):
+    said = knit("inpaint", "in/0.tif", *QUICK, "-o", "a.tif", "--format", "png", code=2)
+    assert "-o a.tif and --format png contradict each other" in said.err
+    said = knit("inpaint", "in/0.tif", *QUICK, "-o", "-", "--save-std", code=2)
+    assert "leave out --save-std" in said.err
+    for more in ((), ("--dry-run",)):
+        said = knit("inpaint", "in", *QUICK, "-o", "p/q/r", *more, code=3)
+        assert "no such file or directory: p; make that folder first" in said.err
+    image(night / "more" / "0.tif")
+    said = knit("inpaint", "in", "more", *QUICK, "-o", "out", "--keep-extension", code=2)
+    assert "Use --keep-extension" not in said.err
