@@ -832,7 +832,9 @@ def section_errors(
     """
     lines = []
     for line in _explain(error, model).splitlines():
-        lines.append(f"{path}{_line(text, line)}: in `{section}`: {line}")
+        place = _line(text, line) or _line(text, f"`{section}`")
+        line = re.sub("input should be a valid dictionary.*", "must hold `name: value` lines", line)
+        lines.append(f"{path}{place}: in `{section}`: {line}")
     return "\n".join(lines)
 
 

@@ -190,6 +190,7 @@ def load_run(path: str | Path, *, allow_outside: bool = False) -> RunFile:
     sections, text = run_sections(path)
     models: dict[str, type[_Section]] = {"source": Source, "target": Target, "executor": Executor}
     made: dict[str, Any] = {}
+    wrong: list[str] = []
     for name in RUN_SECTIONS:
         values = sections.get(name)
         if values is None:
@@ -197,7 +198,9 @@ def load_run(path: str | Path, *, allow_outside: bool = False) -> RunFile:
         try:
             made[name] = models[name].model_validate(values)
         except ValidationError as error:
-            raise RecipeError(section_errors(error, models[name], name, path, text)) from None
+            wrong.append(section_errors(error, models[name], name, path, text))
+    if wrong:
+        raise RecipeError("\n".join(wrong))
     run = RunFile(recipe=recipe, **made)
     place = _Place(path.parent, path, allow_outside)
     mask = run.source.mask

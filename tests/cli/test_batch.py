@@ -456,6 +456,8 @@ def test_a_run_file_does_the_night(night):
         ("source:\n  images: [link]", "`source.images`: link leads out"),
         ("source:\n  mask: ../m.png", "`source.mask`: ../m.png leads out"),
         ("executor:\n  jobz: 2", "line 3: in `executor`: unknown key `jobz`; did you mean `jobs`?"),
+        ("source: 5\nexecutor:\n  jobz: 2", "line 2: in `source`: must hold `name: value` lines\n"),
+        ("source: 5\nexecutor:\n  jobz: 2", "line 4: in `executor`: unknown key `jobz`"),
         ("executor:\n  jobs: true", "in `executor`: `jobs`"),
         ("source: 3", "in `source`"),
     ],
