@@ -125,9 +125,9 @@ def test_a_worker_that_cannot_start_costs_nothing_while_another_works(tmp_path):
         on_event=lambda worker, task, event: told.append(event["note"]),
     )
     assert [one["status"] for one in found.values()] == ["done"] * 20
-    assert told == [
-        "workers die at their start: worker ended by itself (exit code 7); going on with 1"
-    ]
+    (note,) = told  # between these: a hint for scripts, such as the one that started this test
+    assert note.startswith("workers die at their start: worker ended by itself (exit code 7)")
+    assert note.endswith("; going on with 1")
 
 
 @pytest.mark.parametrize("guarded", [True, False])
