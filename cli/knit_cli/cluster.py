@@ -14,7 +14,6 @@ import os
 import queue
 import secrets
 import shutil
-import signal
 import threading
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from knit_cli.executors import (
     Outcome,
     Processes,
     Work,
+    without_interrupts,
     worker_environments,
 )
 from knitcore.run_file import Executor
@@ -201,9 +201,14 @@ class DaskWorkers:
                     client.cancel([flight.future for flight in self._live.values()], force=True)
                     client.run(_end_run_there, self._token, wait=False, on_error="ignore")
                 client.close(timeout=2)
-        with contextlib.suppress(Exception):
-            if cluster is not None:
-                cluster.close(timeout=30 if self.settings.is_queue else 2)
+        if cluster is None:
+            return
+        ending = threading.Thread(
+            target=_close, args=(cluster, self.settings.is_queue), daemon=True
+        )
+        ending.start()
+        # who pressed Ctrl-C need not wait for the farewells of workers of this machine, which are dead
+        ending.join(0.2 if self._pressed and not self.settings.is_queue else None)
 
     @property
     def _topic(self) -> str:
@@ -212,7 +217,7 @@ class DaskWorkers:
     def _open(self) -> None:
         from distributed import Client
 
-        with _without_interrupts():
+        with without_interrupts():
             try:
                 self._cluster = make_cluster(self.settings, self.home)
                 self._client = Client(self._cluster, set_as_default=False)
@@ -557,7 +562,7 @@ def _connect(address: str | None) -> Any:
     from distributed import Client
 
     try:
-        with _without_interrupts():
+        with without_interrupts():
             return Client(address, timeout=REACH, set_as_default=False, name="knit")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -566,20 +571,9 @@ def _connect(address: str | None) -> Any:
         ) from None
 
 
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes and threads that the terminal's Ctrl-C does not reach: it is for us."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # would lift the mask if it were started inside
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _close(cluster: Any, is_queue: bool) -> None:
+    with contextlib.suppress(Exception):
+        cluster.close(timeout=30 if is_queue else 2)
 
 
 def _end_workers(cluster: Any) -> None:

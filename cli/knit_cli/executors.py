@@ -200,9 +200,7 @@ class Processes:
             args=(theirs, self.work, self.warm, environment, str(crash), os.getpid()),
             daemon=True,
         )
-        with (
-            _ctrl_c_put_off()
-        ):  # a child inherits that, and so is deaf to it from its first moment on
+        with without_interrupts():  # from its first moment on, imports and all
             process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours, number, crash))
@@ -379,11 +377,20 @@ def _resident(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def _ctrl_c_put_off() -> Iterator[None]:
-    """Ctrl-C comes after the block."""
+def without_interrupts() -> Iterator[None]:
+    """Start processes and threads that the terminal's Ctrl-C does not reach: it is for us."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker
+
+    # it would lift the mask if it were started inside; and what is dropped in a hurry, it need not tell
+    told = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    resource_tracker.ensure_running()
+    del os.environ["PYTHONWARNINGS"]
+    if told is not None:
+        os.environ["PYTHONWARNINGS"] = told
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

@@ -21,8 +21,8 @@ import faulty_workers
 from distributed import LocalCluster
 
 import knit_cli.cluster
-from knit_cli.cluster import DaskWorkers, _without_interrupts, job_options
-from knit_cli.executors import ExecutorError, Limits
+from knit_cli.cluster import DaskWorkers, job_options
+from knit_cli.executors import ExecutorError, Limits, without_interrupts
 from knitcore.axes import Image
 from knitcore.files import read_record, write_image
 from knitcore.run_file import Executor, load_run
@@ -44,7 +44,7 @@ def address():
     knit_cli.cluster._quiet()
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        _without_interrupts(),
+        without_interrupts(),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
@@ -248,6 +248,7 @@ def test_ctrl_c_ends_a_cluster_of_this_machine_quietly(images):
     assert run.returncode == 130
     assert "stopped" in said
     assert "Traceback" not in said
+    assert "resource_tracker" not in said
     assert not list(Path("out").glob(".*.part"))
 
 
