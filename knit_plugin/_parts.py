@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from knit_plugin._layers import Taken
+from knitcore import InputError
 
 Box = tuple[tuple[int, int], ...]
 
@@ -129,8 +130,13 @@ def planes_between(taken: Taken, first: int, last: int) -> Box:
     Returns
     -------
     Box
+
+    Raises
+    ------
+    InputError
+        The stack has no such planes.
     """
     n = taken.shape[0]
-    low = max(0, min(first, n - 1))
-    high = max(low + 1, min(last + 1, n))
-    return ((low, high), *((0, side) for side in taken.shape[1:]))
+    if not 0 <= first <= last < n:
+        raise InputError(f"planes from {first} to {last}: the stack has those from 0 to {n - 1}")
+    return ((first, last + 1), *((0, side) for side in taken.shape[1:]))

@@ -168,15 +168,20 @@ def keep_form(task: str, form: Any) -> None:
 
 
 def recall_form(task: str, form: Any) -> None:
-    """Fill in what `keep_form` kept, and the device of the preferences where nothing was kept.
+    """Fill in what `keep_form` kept, and the device of the preferences, if they name one.
 
     Parameters
     ----------
     task : str
     form : RecipeForm
     """
-    start = {"device": preferences().device}
-    set_inputs(form.inputs, {**start, **last_inputs(task)})
+    values = last_inputs(task)
+    set_inputs(form.inputs, {**values, "device": _wanted_device(values)})
+
+
+def _wanted_device(kept: dict[str, Any]) -> str:
+    chosen = preferences().device
+    return kept.get("device", "auto") if chosen == "auto" else chosen
 
 
 def recall_device(task: str, form: Any) -> None:
@@ -187,7 +192,7 @@ def recall_device(task: str, form: Any) -> None:
     task : str
     form : RecipeForm
     """
-    wanted = last_inputs(task).get("device", preferences().device)
+    wanted = _wanted_device(last_inputs(task))
     if form.inputs["device"].value == "auto":
         set_inputs(form.inputs, {"device": wanted})
 

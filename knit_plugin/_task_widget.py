@@ -70,7 +70,9 @@ from knitcore.events import CancelToken, drain
 from knitcore.overlay import Overlay
 from knitcore.recipe import PRESETS, RECIPES, Recipe, make_recipe, with_fields
 
-PREVIEW_STEPS = 300  # no more for a trial; the article's settings take thousands
+PREVIEW_STEPS = 150  # no more for a trial; the article's settings take thousands
+PREVIEW_MEMBERS = 2  # nor more networks
+PREVIEW_SECONDS = 8.0  # after which it shows what it has
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
 BREATH = 30  # ms, for the event loop between two layers that are added
@@ -108,6 +110,8 @@ class TaskWidget(QWidget):
         self._dock: Any = None
         self._extra_fields: dict[str, Any] = {}  # of a loaded recipe, without an input here
         self._trying = self._try_again = False  # the run under way is a preview; start it anew
+        self._try_over = False  # its time is over
+        self._tried_layers: list[Any] = []  # what it tries
         self._tried: Any = None  # the layer of the last preview
         self._tried_box: Box = ()
         # no strong references: what the user deletes is to leave the memory
@@ -122,6 +126,7 @@ class TaskWidget(QWidget):
 
         for box in self.boxes:
             box.layer_changed.connect(self.check)
+            box.layer_changed.connect(self._layers_changed)
         self.panel.run.connect(self.run)
         self.panel.cancel.connect(self.cancel)
         self.panel.preview.connect(self.preview)
@@ -450,6 +455,7 @@ class TaskWidget(QWidget):
             _settings.keep_form(self.task, self.form)
         self._remove_tried()
         self._trying, self._try_again, self._tried_box = trying, False, box
+        self._try_over, self._tried_layers = False, [one.layer for one in self.boxes]
         self._last_box = box
         self._source = weakref.ref(self.image_box.layer)
         cropped = part is not whole
@@ -487,6 +493,12 @@ class TaskWidget(QWidget):
         if self.job is not None and self._trying:
             self._again_timer.start()
 
+    def _layers_changed(self) -> None:
+        # a layer that came or went changes the choice only if it was the one chosen
+        chosen = [one.layer for one in self.boxes]
+        if any(a is not b for a, b in zip(chosen, self._tried_layers, strict=False)):
+            self._settings_changed()
+
     def _preview_again(self) -> None:
         if self.job is not None and self._trying:
             self._try_again = True
@@ -512,6 +524,9 @@ class TaskWidget(QWidget):
             if self.remark:
                 event = replace(event, stage=f"{event.stage} ({self.remark})")
             self.panel.show_progress(event)
+            if self._trying and event.seconds > PREVIEW_SECONDS and layers.has_shown:
+                self._try_over = True
+                self.cancel()
         elif isinstance(event, Canvas):
             began = time.monotonic()
             layers.show(event)
@@ -529,15 +544,20 @@ class TaskWidget(QWidget):
         if layers is None:
             return
         if outcome.result is None:
+            over = outcome.cancelled and self._try_over and not self._try_again
             if outcome.cancelled and self.keep_box.isChecked() and not self._trying:
                 layers.keep_preview()
+            elif over and layers.layer is not None:
+                self._tried = weakref.ref(layers.layer)
             else:
                 # napari takes a moment to remove a layer, so it only goes out of sight at once
                 layers.hide()
                 self._pending = [layers.discard]
                 QTimer.singleShot(BREATH, self._next_pending)
             again = self._trying and self._try_again and outcome.cancelled
-            self._leave_run("Cancelled." if outcome.cancelled and not again else "")
+            text = f"Preview of {self._tried_sides()} pixels, stopped after {PREVIEW_SECONDS:g} s"
+            text = f"{text}: this is how far it was." if over else "Cancelled."
+            self._leave_run(text if outcome.cancelled and not again else "")
             if again:
                 self.preview()
             if outcome.error:
@@ -591,12 +611,14 @@ class TaskWidget(QWidget):
         self._leave_run()
         told = [note["text"] for note in result.record["notes"]]
         notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
-        lines = [self.summary(result), *notes]
+        lines = [self.summary(result)]
+        lines += [
+            note for note in notes if not note.startswith("no noise was found")
+        ]  # said already
         if self._source() not in self.viewer.layers:
             lines.append("Its source layer was deleted meanwhile: the run used its own copy.")
         if trying:
-            sides = " × ".join(str(high - low) for low, high in self._tried_box)
-            lines[0] = f"Preview of {sides} pixels: {lines[0]}"
+            lines[0] = f"Preview of {self._tried_sides()} pixels: {lines[0]}"
             if layers is not None and layers.layer is not None:
                 self._tried = weakref.ref(layers.layer)
         elif layers is not None and layers.layer is not None:
@@ -609,6 +631,9 @@ class TaskWidget(QWidget):
             }
         text = "\n".join(lines)
         self.panel.show_summary(text, *self.picture(result))
+
+    def _tried_sides(self) -> str:
+        return " × ".join(str(high - low) for low, high in self._tried_box)
 
     def _leave_run(self, text: str = "") -> None:
         self.stop_watching()
@@ -773,7 +798,8 @@ class TaskWidget(QWidget):
 
         def look() -> tuple[Any, Path | None]:
             source = core_image(image, drain(read(image)))
-            return source, Path(told) if told and same_in_file(source, told) else None
+            # whole, for the shell it is pasted into may be anywhere
+            return source, Path(told).absolute() if told and same_in_file(source, told) else None
 
         def ask(found: tuple[Any, Path | None]) -> None:
             source, path = found
@@ -1015,8 +1041,11 @@ def for_preview(recipe: Recipe) -> Recipe:
     fields: dict[str, Any] = {}
     if recipe.steps > PREVIEW_STEPS:
         fields["steps"] = PREVIEW_STEPS
-    if getattr(recipe, "validation", False):
-        fields["validation"] = False
+    if getattr(recipe, "ensemble", 1) > PREVIEW_MEMBERS:
+        fields["ensemble"] = PREVIEW_MEMBERS
+    for name in ("validation", "look_alikes"):
+        if getattr(recipe, name, False):
+            fields[name] = False
     return with_fields(recipe, fields) if fields else recipe
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from knit_plugin._layers import axis_letters
-from knitcore import FileError, Image, InputError
+from knitcore import FileError, Image, InputError, KnitError, read_image
 from knitcore.files import write_image as write_file
 
 _PLAIN = ("pixel", "", None)
@@ -87,11 +90,31 @@ def _write(path: str, array: np.ndarray, attributes: dict[str, Any]) -> list[str
         alpha=rgb and array.shape[-1] in (2, 4),
         name=str(attributes.get("name", "layer")),
     )
+    if lost := _not_kept(image, path):
+        from napari.utils.notifications import show_warning
+
+        show_warning(f"{path}: this format does not keep {lost}; .ome.zarr does")
     try:
         write_file(image, path, overwrite=True)  # napari has asked already
     except InputError as error:
         raise FileError(str(error)) from None
     return [path]
+
+
+def _not_kept(image: Image, path: str) -> str:
+    """Which pixel sizes a format forgets, in words: those without a unit, or of an axis it cannot name."""
+    corner = tuple(slice(None if axis == "S" else 2) for axis in image.axes)
+    few = replace(image, data=np.asarray(image.data)[corner])
+    with TemporaryDirectory(prefix="knit-") as folder:
+        try:
+            told = Path(folder, Path(path).name)
+            write_file(few, told, overwrite=True)
+            known = read_image(told).pixel_size
+        except (KnitError, OSError):
+            return ""  # told when the layer itself is written
+    lost = [a for a, n in image.pixel_size.items() if not np.isclose(known.get(a, 1.0), n)]
+    where = f" along {', '.join(lost)}" if len(lost) < len(image.pixel_size) else ""
+    return f"the pixel size{where}" if lost else ""
 
 
 def _is_plain(name: str, attributes: dict[str, Any]) -> bool:

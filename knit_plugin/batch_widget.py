@@ -477,6 +477,7 @@ class BatchWidget(QWidget):
         self.check()
         if not self.run_button.isEnabled():
             return
+        self.summary.setText("")
         try:
             self.run_path.parent.mkdir(parents=True, exist_ok=True)
             save_run(self.run_file(), self.run_path)

@@ -132,6 +132,9 @@ class InpaintWidget(TaskWidget):
         self._mask_events = []
 
     def _note_edit(self, event: Any = None) -> None:
+        if self._trying:
+            self._settings_changed()
+            return
         self.remark = "mask changed since the start; the run uses the one at Run"
 
     def has_changed(self, result: Result) -> bool:

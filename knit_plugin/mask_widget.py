@@ -193,7 +193,7 @@ class MaskWidget(QWidget):
         self._made_hash = _fingerprint(made.labels)
         share = 100 * marked / made.labels.size
         planes = math.prod(made.labels.shape[:-2])
-        text = f"{marked:,} pixels marked ({share:.3g} %)"
+        text = f"{marked:,} pixel{'s' * (marked != 1)} marked ({share:.3g} %)"
         if planes > 1:
             touched = sum(bool(p.any()) for p in made.labels.reshape(-1, *made.labels.shape[-2:]))
             text += f" in {touched} of {planes} planes"

@@ -13,6 +13,7 @@ import pytest
 
 import knitcore
 from knit_plugin._reader import looks_like_ours, settings_reader
+from knit_plugin._writer import write_image
 
 # settings
 
@@ -162,3 +163,27 @@ def test_what_a_file_cannot_hold_is_told(
     with pytest.raises(Exception, match="PNG"):
         nl.Image(np.ones((3, 6, 7), np.uint8)).save(str(tmp_path / "s.png"), plugin=plugin)
     assert not (tmp_path / "s.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("units", "suffix", "lost"),
+    [
+        (("um", "um", "um"), ".ome.zarr", None),
+        (("pixel",) * 3, ".ome.zarr", None),
+        (("um", "um", "um"), ".tif", "the pixel size along Q"),
+        (("pixel",) * 3, ".tif", "the pixel size"),
+    ],
+)
+def test_a_pixel_size_that_a_format_forgets_is_told(
+    tmp_path: Path, messages: list[str], units: tuple[str, ...], suffix: str, lost: str | None
+) -> None:
+    stack = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(3, 8, 9)
+    told = {"scale": (2.0, 0.5, 0.5), "units": units, "name": "stack"}
+    path = str(tmp_path / f"stack{suffix}")
+    assert write_image(path, stack, told) == [path]
+    expected = (
+        []
+        if lost is None
+        else [f"warning: {path}: this format does not keep {lost}; .ome.zarr does"]
+    )
+    assert messages == expected

@@ -172,3 +172,13 @@ def test_a_run_that_takes_much_memory_asks_first(
     widget.panel.run_button.click()
     finish(widget)
     assert "cells (inpainted)" in viewer.layers
+
+
+def test_the_device_of_the_page_counts_more_than_the_last_run(page: Any, dock_task: Any) -> None:
+    keep_inputs("inpaint", {"device": "auto", "seed": 5})
+    page.compute.device = "cpu"
+    from knit_plugin.inpaint_widget import InpaintWidget
+
+    _, widget = dock_task(InpaintWidget)
+    assert widget.form.inputs["device"].value == "cpu"
+    assert widget.form.inputs["seed"].value == 5

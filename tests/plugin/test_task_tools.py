@@ -84,7 +84,72 @@ def test_a_setting_changed_in_a_preview_starts_it_again(
     finish(widget)
     (shown,) = [layer for layer in viewer.layers if "preview" in layer.name]
     assert shown.metadata["knitworks"]["recipe"]["seed"] == 9
-    assert shown.metadata["knitworks"]["recipe"]["steps"] == 300  # not the 100,000 of a full run
+    assert shown.metadata["knitworks"]["recipe"]["steps"] == 150  # not the 100,000 of a full run
+
+
+def test_another_layer_chosen_or_painted_on_in_a_preview_starts_it_again(
+    dock: Dock, qtbot: Any, finish: Wait, slope: np.ndarray, hole: np.ndarray, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("knit_plugin._task_widget.PREVIEW_STEPS", 100_000)
+    monkeypatch.setattr("knit_plugin._task_widget.PREVIEW_SECONDS", 1000)
+    viewer, widget = dock(steps=100_000)
+    viewer.add_image(slope[::-1].copy(), name="others")
+    viewer.add_image(slope, name="cells")
+    labels = viewer.add_labels(hole)
+    widget.image_box.layer = viewer.layers["cells"]
+    widget.preview()
+
+    def started_again(job: Any) -> None:
+        qtbot.waitUntil(lambda: widget.job is not None and widget.job is not job, timeout=60_000)
+
+    first = widget.job
+    widget.image_box.layer = viewer.layers["others"]
+    started_again(first)
+    second = widget.job
+    labels.paint((2, 2), 1)
+    started_again(second)
+    assert widget._layers.source.name == "others"
+    widget.cancel()
+    finish(widget)
+
+
+def test_a_preview_that_takes_long_shows_how_far_it_is(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("knit_plugin._task_widget.PREVIEW_STEPS", 100_000)
+    monkeypatch.setattr("knit_plugin._task_widget.PREVIEW_SECONDS", 0.5)
+    viewer, widget = dock(steps=100_000)
+    viewer.add_image(np.where(hole > 0, 0, slope).astype(np.uint16), name="cells")
+    viewer.add_labels(hole)
+    widget.preview()
+    finish(widget)
+    assert widget.panel.summary.text() == (
+        "Preview of 40 × 48 pixels, stopped after 0.5 s: this is how far it was."
+    )
+    shown = viewer.layers["cells (inpainted, preview)"]
+    assert shown.data[hole == 1].min() > 500
+    widget.form.inputs["steps"].value = 3
+    widget.run()
+    finish(widget)
+    assert shown not in viewer.layers
+
+
+def test_planes_that_are_not_there_are_not_replaced_by_others(
+    dock: Dock, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock()
+    viewer.add_image(np.stack([slope] * 4), name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_labels(hole)
+    widget.part.setCurrentIndex(2)
+    for first, last in ((3, 1), (7, 9)):
+        widget.first.setValue(first)
+        widget.last.setValue(last)
+        assert not widget.panel.run_button.isEnabled()
+        told = f"planes from {first} to {last}: the stack has those from 0 to 3"
+        assert told in widget.hint.text()
+    widget.first.setValue(1)
+    widget.last.setValue(3)
+    assert widget.panel.run_button.isEnabled()
 
 
 def test_one_click_shows_the_source_and_the_next_the_result(inpainted: tuple[Any, Any]) -> None:
