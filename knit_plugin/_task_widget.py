@@ -612,9 +612,8 @@ class TaskWidget(QWidget):
         told = [note["text"] for note in result.record["notes"]]
         notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
         lines = [self.summary(result)]
-        lines += [
-            note for note in notes if not note.startswith("no noise was found")
-        ]  # said already
+        said = "no noise was found: returned as it was"
+        lines += [note for note in notes if note != said]
         if self._source() not in self.viewer.layers:
             lines.append("Its source layer was deleted meanwhile: the run used its own copy.")
         if trying:
