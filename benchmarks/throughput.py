@@ -212,7 +212,8 @@ def memory(folder: Path, largest: int) -> str:
     head = ["uint16 image", "its MB", *(f"{name}, MB" for name, _ in MEMORY)]
     return f"""{table(head, rows)}
 Highest resident memory of the worker (`peak_memory` in the report), torch and all, which alone takes
-about 300 MB. One thread, `fast` with one pass. Inpainting has one hole of 36×36. {machine()}
+about 300 MB. One thread, `fast` with one pass. Inpainting has one hole of 36×36.
+Empty: not measured, for it would make more than the largest image. {machine()}
 """
 
 
