@@ -226,7 +226,7 @@ class ResultLayers:
         self.layer: Any = None
         self.std_layer: Any = None
         self._shown: Any = None  # the array we gave the layer last
-        self._showing = False
+        self.has_shown = False  # something of the fit
         self.gap = PREVIEW_GAP
 
     def open(self) -> None:
@@ -253,7 +253,7 @@ class ResultLayers:
 
     def show(self, canvas: Canvas) -> None:
         """Bring the result layer up to date."""
-        self._showing = True
+        self.has_shown = True
         if self.layer is None:
             self.layer = self._add_image(canvas.data)
         elif not self._is_ours():
@@ -302,11 +302,6 @@ class ResultLayers:
             small = getattr(self._shown, "nbytes", 0) <= COPY_AT_ONCE
             with without_search() if small else contextlib.nullcontext():
                 self.viewer.layers.remove(self.layer)
-
-    @property
-    def has_shown(self) -> bool:
-        """Whether the layer shows something of the fit."""
-        return self.layer is not None and self._showing
 
     def keep_preview(self) -> None:
         """Leave the result layer, under a name that says that it is not the end."""

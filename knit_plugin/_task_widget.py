@@ -94,6 +94,7 @@ class TaskWidget(QWidget):
     basic: ClassVar[tuple[str, ...]]  # fields of the recipe that are shown at once,
     advanced: ClassVar[tuple[str, ...]]  # and those that are folded away
     preview_side: ClassVar[int] = 256  # most pixels that a preview is high and wide
+    summed_up: ClassVar[str] = ""  # a note of the core that the summary tells anyway
     in_planes: ClassVar[bool] = True  # whether the recipe has a choice of 2-D or 3-D
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -611,9 +612,7 @@ class TaskWidget(QWidget):
         self._leave_run()
         told = [note["text"] for note in result.record["notes"]]
         notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
-        lines = [self.summary(result)]
-        said = "no noise was found: returned as it was"
-        lines += [note for note in notes if note != said]
+        lines = [self.summary(result), *(note for note in notes if note != self.summed_up)]
         if self._source() not in self.viewer.layers:
             lines.append("Its source layer was deleted meanwhile: the run used its own copy.")
         if trying:

@@ -42,6 +42,7 @@ class DenoiseWidget(TaskWidget):
     task = "denoise"
     verb = "Denoise"
     image_tip = "The image layer to denoise; it is not changed."
+    summed_up = "no noise was found: returned as it was"
     basic = BASIC
     advanced = ADVANCED
 

@@ -649,6 +649,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, model.model_fields, n=1)
             lines.append(f"unknown key `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        elif item["type"] in ("model_type", "dict_type"):
+            lines.append((f"`{name}`: " if name else "") + "must hold `name: value` lines")
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
@@ -833,7 +835,6 @@ def section_errors(
     lines = []
     for line in _explain(error, model).splitlines():
         place = _line(text, line) or _line(text, f"`{section}`")
-        line = re.sub("input should be a valid dictionary.*", "must hold `name: value` lines", line)
         lines.append(f"{path}{place}: in `{section}`: {line}")
     return "\n".join(lines)
 

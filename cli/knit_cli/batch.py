@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shlex
@@ -18,12 +17,12 @@ import click
 
 from knit_cli.estimates import START, guesses, measured
 from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
-from knit_cli.jobs import PlaceError, prepare_folders, why_not
+from knit_cli.jobs import cannot_write, prepare_folders
 from knit_cli.main import FAILED, SURROUNDINGS, signals
 from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Board, Terminal, shown, summary
-from knit_cli.report import Report, dump, report_line
-from knit_cli.runs import Plan, check_device, make_task, say_line, tell_outcome
+from knit_cli.report import Report, report_line
+from knit_cli.runs import Plan, check_device, make_task, say_event, say_line, tell_outcome
 from knit_cli.stacks import may_split, split
 from knit_cli.work import FileTask, input_hashes, job_key, warm, work_on
 from knitcore.events import Note
@@ -111,7 +110,7 @@ def _make(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
     except OSError as error:
-        raise PlaceError(f"{folder}: cannot write there: {why_not(folder, error)}") from None
+        raise cannot_write(folder, error) from None
 
 
 class _Batch:
@@ -357,8 +356,7 @@ class _Batch:
 
     def tell(self, line: dict[str, Any]) -> None:
         """A line on stdout for machines."""
-        if self.values["events"] == "json":
-            say_line(dump(line))
+        say_event(line, self.values)
 
     def _finish(self, code: int) -> None:
         total = len(self.plan.jobs)
@@ -417,9 +415,10 @@ def show_plan(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
     int
         The exit code.
     """
-    if not os.path.isdir(plan.home) and not os.path.isdir(os.path.abspath(plan.home.parent)):
-        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        raise PlaceError(f"{plan.home}: cannot write there: {why_not(plan.home, missing)}")
+    try:
+        os.stat(os.path.dirname(os.path.abspath(plan.home)))  # a run makes the last folder only
+    except OSError as error:
+        raise cannot_write(plan.home, error) from None
     known = Report(plan.home).read()
     told = guesses(plan, look=True)
     factor = measured(plan, known, told)

@@ -363,13 +363,13 @@ def prepare_folders(jobs: list[Job], root: Path | None = None) -> None:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
-            raise PlaceError(f"{folder}: cannot write there: {why_not(folder, error)}") from None
+            raise cannot_write(folder, error) from None
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
 
 
-def why_not(folder: Path, error: OSError) -> str:
+def cannot_write(folder: Path, error: OSError) -> PlaceError:
     """Why a folder could not be made or written, and what to do.
 
     Parameters
@@ -379,13 +379,13 @@ def why_not(folder: Path, error: OSError) -> str:
 
     Returns
     -------
-    str
+    PlaceError
     """
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, FileNotFoundError):
         missing = next((one for one in reversed(folder.parents) if not os.path.exists(one)), folder)
-        return f"{reason}: {missing}; make that folder first, if it is meant"
-    return reason
+        reason += f": {missing}; make that folder first, if it is meant"
+    return PlaceError(f"{folder}: cannot write there: {reason}")
 
 
 def _with_fault(job: Job, overwrite: bool) -> Job:

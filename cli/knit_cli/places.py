@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from knit_cli.jobs import Job, PlaceError
+from knit_cli.jobs import Job, PlaceError, cannot_write
 from knitcore.errors import FileError
 from knitcore.files import bytes_below, read_record, record_path, written_facts
 
@@ -46,8 +46,7 @@ def locked(
     try:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PlaceError(f"{folder}: cannot write there: {reason}") from None
+        raise cannot_write(folder, error) from None
     with contextlib.ExitStack() as held:
         whole = FileLock(state / "lock")
         _take(whole, folder, held, patient)

@@ -101,6 +101,7 @@ def _run_one(plan: Plan, values: dict[str, Any], terminal: Terminal) -> int:
         from knit_cli.batch import show_plan
 
         return show_plan(plan, values, terminal)
+    prepare_folders(plan.jobs)
     tell = _Teller(plan, values, terminal)
     try:
         code = _attempt_one(plan, values, terminal, tell)
@@ -120,38 +121,32 @@ class _Teller:
     def __init__(self, plan: Plan, values: dict[str, Any], terminal: Terminal) -> None:
         self.name, self.output = plan.names[0], plan.jobs[0].output
         self.values, self.terminal = values, terminal
-        self.asked = values["events"] == "json"
         self.states = dict.fromkeys(("done", "skipped", "failed"), 0)
-        self._line({"event": "start", "task": plan.recipe.task, "files": 1})
-
-    def _line(self, line: dict[str, Any]) -> None:
-        if self.asked:
-            say_line(dump(line))
+        say_event({"event": "start", "task": plan.recipe.task, "files": 1}, values)
 
     def event(self, event: Event) -> None:
         """What the task reports."""
         self.terminal.event(event)
         if isinstance(event, Progress):
             told = {"progress": event.fraction, "stage": event.stage}
-            self._line({"event": "progress", "file": self.name, "worker": 0, **told})
+            say_event({"event": "progress", "file": self.name, "worker": 0, **told}, self.values)
 
     def outcome(self, outcome: dict[str, Any]) -> None:
         """What became of the file."""
         state = outcome["status"]
         self.states[state] += 1
-        self._line(report_line(self.name, outcome, self.output.name))
+        say_event(report_line(self.name, outcome, self.output.name), self.values)
         if state == "done":  # the others have a line already
             self.terminal.log(f"done {self.name} -> {self.output}")
 
     def end(self, code: int) -> None:
         """The run is over."""
         left = {"not started": 1 - sum(self.states.values())}
-        self._line({"event": "end", "exit": code, **self.states, **left})
+        say_event({"event": "end", "exit": code, **self.states, **left}, self.values)
 
 
 def _attempt_one(plan: Plan, values: dict[str, Any], terminal: Terminal, tell: _Teller) -> int:
     job = plan.jobs[0]
-    prepare_folders(plan.jobs)
     if (trouble := check_device(plan)) is not None:
         terminal.say("Error", trouble)
         return SURROUNDINGS
@@ -184,7 +179,7 @@ def _attempt_one(plan: Plan, values: dict[str, Any], terminal: Terminal, tell: _
         return SURROUNDINGS
     if plan.stdout and not failed:
         return _to_stdout(plan)
-    if not tell.asked:
+    if not values["events"]:
         tell_outcome(outcome, values)
     return FAILED if failed else DONE
 
@@ -251,6 +246,12 @@ def say_line(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our lines has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def say_event(line: dict[str, Any], values: dict[str, Any]) -> None:
+    """A line on stdout for machines, if they were asked for."""
+    if values["events"] == "json":
+        say_line(dump(line))
 
 
 def _state(task: FileTask, values: dict[str, Any]) -> tuple[str, str]:
@@ -386,11 +387,7 @@ def _prepare(
     if values["shard"]:
         jobs, names = _shard(jobs, names, values["shard"])
     folder = Path(out) if out and many else None
-    if (
-        folder is not None
-        and os.path.isdir(folder)
-        and any(_is_same(folder, one) for one in folders)
-    ):
+    if folder is not None and any(_is_same(folder, one) for one in folders):
         terminal.say("Note", f"-o {out} is an input folder: results lie beside their images")
     if folder is None:
         parents = [os.path.abspath(job.output.parent) for job in jobs] or [os.curdir]
