@@ -6,10 +6,12 @@ import math
 import time
 
 from qtpy.QtCore import QEvent, QPointF, QSize, Qt
-from qtpy.QtGui import QPainter, QPaintEvent, QPalette, QPen, QPixmap, QPolygonF
+from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 MOST_POINTS = 240
+STYLES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine)
+SAMPLE = 18  # pixels of a line in the legend
 REDRAW = 1.0  # seconds; the panel around is painted more often, and dashes are dear
 
 
@@ -85,14 +87,13 @@ class LossPlot(QWidget):
         faint.setAlphaF(0.25)
         painter.setPen(QPen(faint, 1))
         painter.drawLine(area.bottomLeft(), area.bottomRight())
-        styles = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine)
         for number, curve in enumerate(self.curves.values()):
             if len(curve) < 2:
                 continue
             first, last = curve[0][0], max(curve[-1][0], curve[0][0] + 1e-6)
             values = [value for _, value in curve]
             low, span = min(values), max(max(values) - min(values), 1e-3)
-            painter.setPen(QPen(text, 1.2, styles[number % len(styles)]))
+            painter.setPen(QPen(text, 1.2, STYLES[number % len(STYLES)]))
             points = [
                 QPointF(
                     area.left() + area.width() * (done - first) / (last - first),
@@ -101,4 +102,19 @@ class LossPlot(QWidget):
                 for done, value in curve
             ]
             painter.drawPolyline(QPolygonF(points))
+        self._draw_legend(painter, text)
         painter.end()
+
+    def _draw_legend(self, painter: QPainter, colour: QColor) -> None:
+        """Which line is which, at the upper right, where falling curves leave room."""
+        font = painter.font()
+        font.setPointSizeF(0.8 * font.pointSizeF())
+        painter.setFont(font)
+        metrics, right = painter.fontMetrics(), self.width() - 4
+        middle = 4 + metrics.height() // 2
+        for number, name in reversed(list(enumerate(self.curves))):
+            painter.setPen(QPen(colour, 1.2, STYLES[number % len(STYLES)]))
+            right -= metrics.horizontalAdvance(name)
+            painter.drawText(right, 4 + metrics.ascent(), name)
+            painter.drawLine(right - SAMPLE - 3, middle, right - 3, middle)
+            right -= SAMPLE + 12

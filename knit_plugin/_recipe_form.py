@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
 )
 
 COMFORTABLE_WIDTH = 340
+SETTLING = 60  # ms, in which Qt lays the dock out anew
 LABEL_WIDTH = 120  # so that the columns of several forms stand under each other
 
 # What fields of type str may hold, where that is a short list; of the device, until torch knows more
@@ -272,6 +273,9 @@ class InputsArea(QScrollArea):
         self._later = QTimer(self)  # a child, for a shot of its own would outlive this widget
         self._later.setSingleShot(True)
         self._later.timeout.connect(self.updateGeometry)
+        self._settled = QTimer(self)
+        self._settled.setSingleShot(True)
+        self._settled.timeout.connect(self._show_bar)
         self.setWidget(inputs)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -285,6 +289,15 @@ class InputsArea(QScrollArea):
         wide = max(self.minimumWidth(), COMFORTABLE_WIDTH)
         width = self.width() if self.isVisible() else wide
         return QSize(wide, self._inputs.heightForWidth(width) + 2)
+
+    def make_room(self) -> None:
+        """Become as tall as the inputs, without a scroll bar while it is not yet clear how tall."""
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._settled.start(SETTLING)
+        self.updateGeometry()
+
+    def _show_bar(self) -> None:
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Another width wraps the texts in other lines."""

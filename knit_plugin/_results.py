@@ -207,6 +207,8 @@ class ResultLayers:
         By how much each axis of the layer grows.
     anchor : str
         As for `place_of`.
+    box : tuple of (int, int)
+        Which part of its layer the source is, for the metadata; empty: all of it.
     """
 
     def __init__(
@@ -216,12 +218,14 @@ class ResultLayers:
         done: str,
         factors: tuple[float, ...],
         anchor: str = "centre",
+        box: tuple[tuple[int, int], ...] = (),
     ) -> None:
         self.viewer = viewer
         self.source = source
         self.done = done
         self.shape = enlarged_shape(source, factors)
         self._factors = factors
+        self._box = box
         self._place = place_of(source, factors, anchor)
         self.layer: Any = None
         self.std_layer: Any = None
@@ -329,7 +333,8 @@ class ResultLayers:
             self.layer.data = ready.image
         else:
             self.layer = self._add_image(ready.image)
-        self.layer.metadata = {**self.layer.metadata, "knitworks": result.record}
+        told = {"knitworks": result.record, "knitworks_part": self._box}
+        self.layer.metadata = {**self.layer.metadata, **told}
 
     def add_std(self, result: Result, ready: Ready) -> None:
         """Add the expected errors, hidden."""

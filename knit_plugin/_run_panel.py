@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QPixmap
@@ -135,6 +136,25 @@ class RunPanel(QWidget):
         self.picture.setPixmap(picture or QPixmap())
         self.picture.setVisible(picture is not None)
         self.picture.setToolTip(tip)
+
+
+def without_options(text: str) -> str:
+    """A message of the core without its hints for the command line, which stand in brackets.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> without_options("If it is inverted, set invert_mask (--invert-mask)")
+    'If it is inverted, set invert_mask'
+    """
+    return re.sub(r"\s*\((?:--|knit )[^()]*\)", "", text)
 
 
 def menu_button(text: str, tip: str) -> QPushButton:

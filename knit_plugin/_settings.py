@@ -28,18 +28,24 @@ class Preferences:
     ----------
     device : str
         What widgets offer first: "auto", "cpu", "cuda" or "mps".
+    precision : str
+        What widgets offer first: "float32" or "bfloat16".
     ask_above_gb : float
         Ask before a run whose layers take more memory than this.
     remember : bool
         Open the widgets with the inputs of the last run.
     autosave_folder : str
         Where results are saved at the end of each run; empty: nowhere.
+    cache_mb : float
+        Most memory for results of earlier runs; 0: none are kept.
     """
 
     device: str = "auto"
+    precision: str = "float32"
     ask_above_gb: float = 2.0
     remember: bool = True
     autosave_folder: str = ""
+    cache_mb: float = 0.0
 
 
 def preferences() -> Preferences:
@@ -55,9 +61,11 @@ def preferences() -> Preferences:
         return Preferences()
     return Preferences(
         device=str(settings.compute.device),
+        precision=str(settings.compute.precision),
         ask_above_gb=float(settings.compute.ask_above_gb),
         remember=bool(settings.inputs.remember),
         autosave_folder=str(settings.files.autosave_folder).strip(),
+        cache_mb=float(settings.files.cache_mb),
     )
 
 
@@ -168,7 +176,7 @@ def keep_form(task: str, form: Any) -> None:
 
 
 def recall_form(task: str, form: Any) -> None:
-    """Fill in what `keep_form` kept, and the device of the preferences, if they name one.
+    """Fill in what `keep_form` kept; a device and a precision set in the preferences count more.
 
     Parameters
     ----------
@@ -176,7 +184,10 @@ def recall_form(task: str, form: Any) -> None:
     form : RecipeForm
     """
     values = last_inputs(task)
+    chosen = preferences()
     set_inputs(form.inputs, {**values, "device": _wanted_device(values)})
+    if chosen.precision != Preferences.precision:
+        set_inputs(form.inputs, {"precision": chosen.precision})
 
 
 def _wanted_device(kept: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from knit_plugin import _settings
 from knit_plugin._background import Background
+from knit_plugin._cache import keep_result, kept_result, run_key
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import (
     Taken,
@@ -51,9 +52,9 @@ from knit_plugin._results import (
     place_of,
     residual_width,
 )
-from knit_plugin._run_panel import RunPanel, amount, wrapped_label
+from knit_plugin._run_panel import RunPanel, amount, without_options, wrapped_label
 from knit_plugin._settings import set_inputs
-from knit_plugin._worker import Job, Outcome, torch_devices, wait_for, warm_up
+from knit_plugin._worker import Job, Outcome, busy, torch_devices, wait_for, warm_up
 from knitcore import (
     InputError,
     KnitError,
@@ -272,7 +273,7 @@ class TaskWidget(QWidget):
         tip = "After Cancel, leave the layer with what was reached so far."
         add_row(self.form.advanced_rows, "Keep on cancel", self.keep_box, tip)
         self._scroll = InputsArea(inputs)
-        self.form.toggle.toggled.connect(self._scroll.updateGeometry)
+        self.form.toggle.toggled.connect(lambda _: self._scroll.make_room())
         layout = QVBoxLayout(self)
         layout.addWidget(self._scroll)
         layout.addWidget(self.panel)
@@ -462,14 +463,17 @@ class TaskWidget(QWidget):
         cropped = part is not whole
         done = self.done(recipe) + (", preview" if trying else "")
         anchor = getattr(recipe, "anchor", "centre")  # only super-resolution has one
-        layers = ResultLayers(self.viewer, image, done, factors, anchor)
+        layers = ResultLayers(self.viewer, image, done, factors, anchor, box)
         warming, in_worker = self._warm_up, self.in_worker(image)
-        folder = "" if trying else _settings.preferences().autosave_folder
+        chosen = _settings.preferences()
+        folder = "" if trying else chosen.autosave_folder
         name, has_changed = f"{image.name} ({done})", self.has_changed
 
         def steps(cancel: Any) -> Generator[Any, None, tuple[Result, Ready]]:
             yield from wait_for(warming, cancel)
-            result = yield from run_on_layers(recipe, image, mask, layers, cancel, cropped)
+            result = yield from run_on_layers(
+                recipe, image, mask, layers, cancel, cropped, chosen.cache_mb
+            )
             if folder and has_changed(result):
                 yield Progress(1.0, "save")
                 problems: list[str] = []
@@ -486,7 +490,7 @@ class TaskWidget(QWidget):
         self.remark, self._notes = "", []
         self.start_watching()
         self.panel.show_running()
-        if open_layer:
+        if open_layer and not busy():  # a run that waits shows nothing before it begins
             layers.open()
         job.start()
 
@@ -534,11 +538,12 @@ class TaskWidget(QWidget):
             # when this comes, the picture has been painted
             QTimer.singleShot(0, lambda: layers.measure(began))
         elif isinstance(event, Note):
-            self._notes.append(event.text)
+            text = without_options(event.text)
+            self._notes.append(text)
             if event.level == "warning":
                 from napari.utils.notifications import show_warning
 
-                show_warning(event.text)
+                show_warning(text)
 
     def _end(self, outcome: Outcome) -> None:
         layers = self._layers
@@ -610,7 +615,7 @@ class TaskWidget(QWidget):
     def _finish_run(self, result: Result) -> None:
         layers, trying = self._layers, self._trying
         self._leave_run()
-        told = [note["text"] for note in result.record["notes"]]
+        told = [without_options(note["text"]) for note in result.record["notes"]]
         notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
         lines = [self.summary(result), *(note for note in notes if note != self.summed_up)]
         if self._source() not in self.viewer.layers:
@@ -904,11 +909,36 @@ class TaskWidget(QWidget):
         except RecipeError as problem:
             self._show_error(str(problem))
             return
+        self._show_part(layer.metadata.get("knitworks_part"))
         self.run()
+
+    def _show_part(self, box: Any) -> None:
+        """Choose the planes of an earlier run, as far as the image has them."""
+        image = take(self.image_box.layer, copy=False) if self.image_box.layer else None
+        if image is None or not plane_axes(image) or box is None or len(box) != image.ndim:
+            return
+        whole = [(0, n) for n in image.shape]
+        cut_axes = [a for a, ends in enumerate(box) if tuple(ends) != whole[a]]
+        if any(high > n for (_, high), n in zip(box, image.shape, strict=True)):
+            return
+        if not cut_axes:
+            self.part.setCurrentIndex(0)
+        elif cut_axes == [0]:
+            self.first.setValue(box[0][0])
+            self.last.setValue(box[0][1] - 1)
+            self.part.setCurrentIndex(2)
+        else:  # one plane of several axes: the sliders say which
+            inside = [low for low, _ in box]
+            self.viewer.dims.set_point(
+                range(self.viewer.dims.ndim - image.ndim, self.viewer.dims.ndim),
+                self.image_box.layer.data_to_world(inside)[-image.ndim :],
+            )
+            self.part.setCurrentIndex(1)
 
     def _show_error(self, text: str) -> None:
         from napari.utils.notifications import show_error
 
+        text = without_options(text)
         self.panel.show_summary(text)
         show_error(text)
 
@@ -1072,6 +1102,7 @@ def run_on_layers(
     layers: ResultLayers,
     cancel: CancelToken,
     part: bool = False,
+    cache_mb: float = 0.0,
 ) -> Generator[Any, None, Result]:
     """Read the layers and run the recipe's task on them; for a worker thread.
 
@@ -1086,6 +1117,8 @@ def run_on_layers(
     cancel : object with ``is_set()``
     part : bool
         The image is a part of its layer, so that it is no news that the mask reaches beyond it.
+    cache_mb : float
+        Most megabytes of results to keep; a run that is among them is not done again.
 
     Yields
     ------
@@ -1110,6 +1143,12 @@ def run_on_layers(
         laying = core_mask(mask, image, cancel)
         marks = drain(laying) if part else (yield from laying)
     source = core_image(image, array)
+    # a kernel's file may hold another one by now
+    lasting = not isinstance(array, Overlay) and not getattr(recipe, "kernel_is_file", False)
+    key = run_key(recipe, source, marks) if cache_mb and lasting else ""
+    if key and (kept := kept_result(key, source)):
+        yield Note("The same run was done before: this is its result, from the cache.")
+        return kept
     steps = knitcore.run_steps(recipe, source, marks, cancel=cancel, previews=True)
     canvas, shown = None, 0.0
     try:
@@ -1127,6 +1166,8 @@ def run_on_layers(
                 shown = time.monotonic()
                 yield canvas
     except StopIteration as end:
+        if key or not cache_mb:
+            keep_result(key, end.value, cache_mb)
         return end.value
     finally:
         steps.close()

@@ -21,6 +21,7 @@ ADVANCED = (
     "channels",
     "hot_pixels",
     "planes",
+    "precision",
     "nan_as_hole",
     "steps",
     "passes",

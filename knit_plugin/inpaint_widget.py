@@ -27,6 +27,7 @@ ADVANCED = (
     "knit_depth",
     "max_region",
     "planes",
+    "precision",
     "invert_mask",
     "saturated_as_hole",
     "alpha_channel",

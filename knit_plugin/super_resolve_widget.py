@@ -21,6 +21,7 @@ ADVANCED = (
     "anchor",
     "channels",
     "nan_as_hole",
+    "precision",
     "passes",
     "patch",
     "window",

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from knitcore.adam import Adam
+from knitcore.device import lean, usable_precision
 from knitcore.fit import random_source
 from knitcore.noise import REACH
 from knitcore.noise_model import Noise
@@ -258,6 +259,7 @@ def pilot_steps(
         As given or lowered.
     """
     C, device = len(around.turn), around.turn.device
+    precision = usable_precision(recipe.precision, device)
     draw = random_source(recipe.seed, key, "blind spot")
     total = math.prod(around.shape)
 
@@ -277,9 +279,10 @@ def pilot_steps(
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean relative to the local one, its variance, and that of the noise."""
         h = (features / spread).clamp(-LIMIT, LIMIT)
-        for w, b in zip(weights[:-1], biases[:-1], strict=True):
-            h = F.gelu(torch.addmm(b, h, w))
-        out = torch.addmm(biases[-1], h, weights[-1])
+        with lean(device, precision):
+            for w, b in zip(weights[:-1], biases[:-1], strict=True):
+                h = F.gelu(torch.addmm(b, h, w))
+        out = torch.addmm(biases[-1], h.float(), weights[-1])
         s2 = around.noise_at(noise, mean)
         return out[:, :C] * 2 * s2.sqrt(), s2 * (out[:, C:] - 2).clamp(-20, 20).exp(), s2
 

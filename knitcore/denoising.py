@@ -135,10 +135,7 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
     )
     if text := saturation(source):
         yield run.note(text)
-    yield run.progress("load torch")
-    from knitcore.device import choose_device
-
-    device = choose_device(recipe.device)
+    device = yield from run.choose_device()
     joint = channels_together(source, recipe)
     colours = source.axes.endswith("S")
     found: list[dict[str, Any]] = []

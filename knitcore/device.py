@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from knitcore.errors import DeviceError
+from knitcore.errors import DeviceError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -39,14 +40,78 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise DeviceError(
-                f"no CUDA device; torch {torch.__version__} sees none. Use --device cpu or auto."
+                f"no CUDA device; torch {torch.__version__} sees none. Set device to cpu or auto "
+                "(--device cpu)."
             )
         if device.index is not None and device.index >= count:
             found = ", ".join(f"cuda:{i}" for i in range(count))
             raise DeviceError(f"no device {name}; present: {found}")
     if device.type == "mps" and not mps:
-        raise DeviceError("no MPS device (Apple GPU) here. Use --device cpu or auto.")
+        raise DeviceError(
+            "no MPS device (Apple GPU) here. Set device to cpu or auto (--device cpu)."
+        )
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16; without, torch only acts as if, and takes longer.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    bool
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """The precision that a recipe asks for, where the device has it, else float32.
+
+    Parameters
+    ----------
+    precision : str
+    device : torch.device
+
+    Returns
+    -------
+    str
+    """
+    return precision if precision == "float32" or has_bfloat16(device) else "float32"
+
+
+def lean(device: torch.device, precision: str) -> AbstractContextManager:
+    """Context in which products of matrices are taken in `precision`; weights stay float32.
+
+    It holds for the thread that enters it alone.
+
+    Parameters
+    ----------
+    device : torch.device
+    precision : str
+        "float32", or "bfloat16": several times faster on processors with matrix units for it.
+
+    Raises
+    ------
+    InputError
+        Another name.
+    """
+    import torch
+
+    if precision == "float32":
+        return nullcontext()
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    raise InputError(f"precision {precision!r} is unknown; use float32 or bfloat16")
 
 
 def spare_cores() -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from knitcore.adam import Adam
-from knitcore.device import fit_threads
+from knitcore.device import fit_threads, usable_precision
 from knitcore.errors import FitError
 from knitcore.losses import (
     adversarial_loss,
@@ -348,6 +348,10 @@ def build_networks(
         depth = recipe.reconstructor_depth
         reconstructor = Reconstructor(generators, patch, recipe.width, depth, residual, sigmoid)
     discriminator = Discriminator(generators, patch, recipe.width) if recipe.discriminator else None
+    precision = usable_precision(recipe.precision, device)
+    for network in (patch_mlp, reconstructor, discriminator):
+        if isinstance(network, PatchMLP | Reconstructor | Discriminator):
+            network.hidden.precision = precision
     if discriminator is not None:
         discriminator.to(device)
     return (patch_mlp.to(device), reconstructor.to(device)), discriminator

@@ -188,10 +188,7 @@ def _inpaint(
         rate = run.total / len(jobs)
         run.total += rate * len(held) if told >= LEAST_SHARE else 0.0
     if any(region.deep for _, region, _ in jobs):
-        from knitcore.device import choose_device
-
-        yield run.progress("load torch")
-        device = choose_device(recipe.device)
+        device = yield from run.choose_device()
     if recipe.look_alikes and any(region.deep for _, region, _ in jobs):
         clock = time.monotonic()
         plane_of, joint = partial(_plane, source, hole, layout), source.axes.endswith("S")

@@ -449,7 +449,7 @@ def _judge(image: Image, fill: np.ndarray, notes: list[Note]) -> None:
     if count == total:
         raise InputError(
             f"{image.name}: no known pixel left: the mask covers the whole image. "
-            "If it is inverted, use --invert-mask (invert_mask in a recipe)"
+            "If it is inverted, set invert_mask (--invert-mask)"
         )
     if count == 0:
         notes.append(Note(f"{image.name}: nothing to fill"))
@@ -457,7 +457,7 @@ def _judge(image: Image, fill: np.ndarray, notes: list[Note]) -> None:
         notes.append(
             Note(
                 f"{image.name}: {100 * count / total:.0f} % of the image is to be filled; if the "
-                "mask is inverted, use --invert-mask (invert_mask in a recipe)",
+                "mask is inverted, set invert_mask (--invert-mask)",
                 "warning",
             )
         )

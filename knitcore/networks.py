@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from knitcore.degradation import collapse_kernel
+from knitcore.device import lean
 
 
 class EnsembleLinear(nn.Module):
@@ -28,6 +31,30 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
+
+
+class HiddenLayers(nn.ModuleList):
+    """Layers in front of a network's last one, which alone always computes in float32.
+
+    Attributes
+    ----------
+    precision : str
+        As in the recipe.
+    """
+
+    precision = "float32"
+
+    def __init__(self, generators: list[torch.Generator], sizes: list[int]) -> None:
+        layers = [EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)]
+        super().__init__(layers)
+
+    def forward(
+        self, x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        with lean(x.device, self.precision):
+            for layer in self:
+                x = activation(layer(x))
+        return x.float()
 
 
 class FourierFeatures(nn.Module):
@@ -79,17 +106,12 @@ class PatchMLP(nn.Module):
         super().__init__()
         self.encoding, self.patch, self.sigmoid = encoding, patch, sigmoid
         sizes = [2 * encoding.frequencies.shape[-1]] + [width] * depth
-        self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
-        )
+        self.hidden = HiddenLayers(generators, sizes)
         # a small last layer starts the fit at the mean
         self.last = EnsembleLinear(generators, width, math.prod(patch), gain=0.05)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.encoding(x)
-        for layer in self.hidden:
-            x = torch.relu(layer(x))
-        x = self.last(x)
+        x = self.last(self.hidden(self.encoding(x), torch.relu))
         x = torch.sigmoid(x) if self.sigmoid else x
         return x.unflatten(-1, self.patch)
 
@@ -112,16 +134,11 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.residual, self.sigmoid = residual, sigmoid
         sizes = [math.prod(patch)] + [width] * depth
-        self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
-        )
+        self.hidden = HiddenLayers(generators, sizes)
         self.last = EnsembleLinear(generators, width, patch[-1], gain=0.1)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        x = patches.flatten(-3)
-        for layer in self.hidden:
-            x = torch.relu(layer(x))
-        x = self.last(x)
+        x = self.last(self.hidden(patches.flatten(-3), torch.relu))
         if self.residual:
             return x + patch_centre(patches)
         return torch.sigmoid(x) if self.sigmoid else x
@@ -142,16 +159,12 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [math.prod(patch), width, width, width]
-        self.hidden = nn.ModuleList(
-            EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)
-        )
+        self.hidden = HiddenLayers(generators, sizes)
         self.last = EnsembleLinear(generators, width, 1, gain=1.0)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        x = patches.flatten(-3)
-        for layer in self.hidden:
-            x = nn.functional.leaky_relu(layer(x), 0.2)
-        return self.last(x)
+        leaky = partial(nn.functional.leaky_relu, negative_slope=0.2)
+        return self.last(self.hidden(patches.flatten(-3), leaky))
 
 
 class DegradationKernel(nn.Module):

@@ -98,6 +98,11 @@ class Recipe(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where the fit runs: auto, cpu, cuda, cuda:1 or mps.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Numbers that the networks' hidden layers are computed with; bfloat16 is quicker on "
+        "GPUs and processors with units for it, and is not used on others.",
+    )
     ensemble: int = Field(4, ge=1, le=64, description="Networks fitted side by side and averaged.")
     steps: int = Field(150, ge=1, le=1_000_000, description="Optimiser steps of each fit.")
     planes: str = Field(

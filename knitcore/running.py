@@ -83,6 +83,18 @@ class Run(Generic[R]):
             self.notes.append(found)
         return found
 
+    def choose_device(self) -> Generator[Event, None, torch.device]:
+        """Load torch and choose the device; a note where it cannot do what the recipe asks for."""
+        yield self.progress("load torch")
+        from knitcore.device import choose_device, usable_precision
+
+        device = choose_device(self.recipe.device)
+        if usable_precision(self.recipe.precision, device) != self.recipe.precision:
+            yield self.note(
+                f"{device} has no units for {self.recipe.precision}: computed in float32"
+            )
+        return device
+
     def pass_on(self, notes: list[Note], canvas: Canvas) -> None:
         """Keep notes on one canvas, saying which."""
         for note in notes:

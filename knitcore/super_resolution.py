@@ -166,11 +166,9 @@ def _super_resolve(
     )
     if text := saturation(source):
         yield run.note(text)
-    yield run.progress("load torch")
-    from knitcore.device import choose_device
+    device = yield from run.choose_device()
     from knitcore.upscaling import kernel_notes, upscale_steps
 
-    device = choose_device(recipe.device)
     joint = channels_together(source, recipe)
     colours = source.axes.endswith("S")
     found: list[Upscaled] = []

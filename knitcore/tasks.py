@@ -83,8 +83,8 @@ def _elsewhere_if_full(
     torch.cuda.empty_cache()
     if recipe.device != "auto":
         raise DeviceError(
-            f"not enough memory on the device {recipe.device}. Use --device cpu or auto, a smaller "
-            "image, or end what else uses the device."
+            f"not enough memory on the device {recipe.device}. Set device to cpu or auto "
+            "(--device cpu), take a smaller image, or end what else uses the device."
         )
     note = Note("not enough memory on the GPU; done on the CPU, which takes longer", "warning")
     yield note

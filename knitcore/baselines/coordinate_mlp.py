@@ -19,9 +19,9 @@ import torch
 
 from knitcore.adam import Adam
 from knitcore.baselines.common import Clock, Scaling, to_planes
-from knitcore.baselines.learned import checked_mask, lean, plain, preview
+from knitcore.baselines.learned import checked_mask, plain, preview
 from knitcore.degradation import output_shape, sample_origin
-from knitcore.device import choose_device
+from knitcore.device import choose_device, lean
 from knitcore.errors import InputError
 from knitcore.events import Event
 from knitcore.fit import random_source

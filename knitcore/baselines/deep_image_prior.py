@@ -36,13 +36,12 @@ from knitcore.baselines.common import Clock, Scaling, to_planes
 from knitcore.baselines.learned import (
     checked_mask,
     convolution,
-    lean,
     parameter_count,
     plain,
     preview,
 )
 from knitcore.degradation import even_kernel, output_shape, sample_origin
-from knitcore.device import choose_device
+from knitcore.device import choose_device, lean
 from knitcore.errors import InputError
 from knitcore.events import Event
 from knitcore.fit import random_source

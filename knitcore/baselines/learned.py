@@ -1,10 +1,9 @@
-"""What the learned peers share: seeded layers, lean precision, and pictures on the way."""
+"""What the learned peers share: seeded layers, and pictures on the way."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -36,27 +35,6 @@ def convolution(
 def parameter_count(network: nn.Module) -> int:
     """Trainable numbers of a network."""
     return sum(values.numel() for values in network.parameters() if values.requires_grad)
-
-
-def lean(device: torch.device, precision: str) -> AbstractContextManager:
-    """Context in which products of matrices are taken in `precision`; weights stay float32.
-
-    Parameters
-    ----------
-    device : torch.device
-    precision : str
-        "float32", or "bfloat16": several times faster on processors with matrix units for it.
-
-    Raises
-    ------
-    InputError
-        Another name.
-    """
-    if precision == "float32":
-        return nullcontext()
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    raise InputError(f"precision {precision!r} is unknown; use float32 or bfloat16")
 
 
 def preview(planes: torch.Tensor, scaling: Scaling) -> Preview:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from knit_plugin import _settings
+from knit_plugin import _cache, _settings
 
 ROOT = Path(__file__).parents[2]
 WAIT = 120_000  # ms; only a guard against waiting for ever
@@ -37,9 +37,11 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     clear = getattr(settings, "_clear_plugin_settings_cache", lambda: None)
     clear()
     _settings._kept.clear()
+    _cache._results.clear()
     yield folder
     clear()
     _settings._kept.clear()
+    _cache._results.clear()
 
 
 @pytest.fixture

@@ -402,6 +402,7 @@ def test_a_second_run_waits_for_the_first_and_says_so(
     second.image_box.layer = viewer.layers["cells"]  # not the unfinished result
     run(second)
     assert second.panel.stage.text() == "waiting for another run to end"
+    assert names(viewer) == ["cells", "hole", "cells (inpainted)"]  # nothing of it to be seen yet
     _, third = dock(viewer)
     run(third)
     third.cancel()  # at once, though the first still runs

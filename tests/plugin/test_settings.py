@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import knitcore
+from knit_plugin import _cache
 from knit_plugin._recipe_form import RecipeForm
 from knit_plugin._settings import (
     Preferences,
@@ -182,3 +183,71 @@ def test_the_device_of_the_page_counts_more_than_the_last_run(page: Any, dock_ta
     _, widget = dock_task(InpaintWidget)
     assert widget.form.inputs["device"].value == "cpu"
     assert widget.form.inputs["seed"].value == 5
+
+
+def test_the_precision_of_the_page_is_what_widgets_offer_first(page: Any, dock_task: Any) -> None:
+    from knit_plugin.denoise_widget import DenoiseWidget
+
+    page.compute.precision = "bfloat16"
+    _, widget = dock_task(DenoiseWidget)
+    assert widget.form.inputs["precision"].value == "bfloat16"
+    assert widget.recipe().precision == "bfloat16"
+
+
+# the cache
+
+
+def test_without_a_cache_nothing_is_kept(
+    dock: Any, finish: Any, page: Any, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock(steps=2)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    for _ in range(2):
+        widget.panel.run_button.click()
+        finish(widget)
+        assert "cache" not in widget.panel.summary.text()
+    assert not _cache._results
+
+
+def test_the_same_run_again_comes_from_the_cache(
+    dock: Any, finish: Any, page: Any, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    page.files.cache_mb = 10
+    viewer, widget = dock(steps=2)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    widget.panel.run_button.click()
+    finish(widget)
+    first = viewer.layers["cells (inpainted)"]
+    pixels = first.data.copy()
+    first.data[:] = 0  # edited by the user: their layer, not what is kept
+    viewer.layers["cells (synthesised)"].data[:] = 0
+    widget.panel.run_button.click()
+    finish(widget)
+    assert "from the cache" in widget.panel.summary.text()
+    np.testing.assert_array_equal(viewer.layers["cells (inpainted) [1]"].data, pixels)
+    np.testing.assert_array_equal(viewer.layers["cells (synthesised) [1]"].data, hole > 0)
+
+    slope[0, 0] += 1  # another pixel, another run
+    widget.panel.run_button.click()
+    finish(widget)
+    assert "cache" not in widget.panel.summary.text()
+    widget.form.inputs["seed"].value = 1
+    widget.panel.run_button.click()
+    finish(widget)
+    assert "cache" not in widget.panel.summary.text()
+
+
+def test_the_oldest_results_make_room(slope: np.ndarray, hole: np.ndarray) -> None:
+    results = [knitcore.inpaint(slope, hole, steps=1, seed=seed) for seed in range(3)]
+    size = results[0].image.nbytes + results[0].std.nbytes + results[0].synthesised.nbytes
+    for number, result in enumerate(results):
+        _cache.keep_result(str(number), result, 2.5 * size / 1e6)
+    source = results[0].source
+    assert [_cache.kept_result(key, source) is None for key in "012"] == [True, False, False]
+    _cache.kept_result("1", source)  # asked for, so that 2 is the oldest now
+    _cache.keep_result("0", results[0], 2.5 * size / 1e6)
+    assert list(_cache._results) == ["1", "0"]
+    _cache.keep_result("big", results[0], 0.5 * size / 1e6)  # room for none
+    assert not _cache._results

@@ -461,6 +461,48 @@ def test_a_result_layer_runs_again_with_its_settings(
     np.testing.assert_array_equal(again.data, first.data)
 
 
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_run_again_is_for_the_same_planes(
+    part: int, dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock(steps=2)
+    stack = np.stack([slope + n for n in range(4)])
+    viewer.add_image(np.stack([stack, stack + 50]), name="movie", axis_labels=tuple("tzyx"))
+    viewer.add_labels(hole)
+    widget.form.inputs["planes"].value = "TZ"
+    widget.part.setCurrentIndex(part)
+    widget.first.setValue(1)
+    widget.last.setValue(1)
+    viewer.dims.set_current_step([0, 1], [1, 2])
+    widget.run()
+    finish(widget)
+    first = viewer.layers["movie (inpainted)"]
+    widget.part.setCurrentIndex((part + 1) % 3)
+    widget.first.setValue(0)
+    viewer.dims.set_current_step([0, 1], [0, 0])
+    viewer.layers.selection.active = first
+    widget.image_box.layer = viewer.layers["movie"]
+    widget.run_again()
+    finish(widget)
+    assert widget.part.currentIndex() == part
+    again = viewer.layers["movie (inpainted) [1]"]
+    np.testing.assert_array_equal(again.data, first.data)
+    np.testing.assert_array_equal(again.translate, first.translate)
+
+
+def test_messages_speak_of_inputs_not_of_options(
+    dock: Dock, slope: np.ndarray, finish: Wait, messages: list[str]
+) -> None:
+    viewer, widget = dock(steps=2)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(np.ones(slope.shape, np.uint8))
+    widget.run()
+    finish(widget)
+    told = "cells: no known pixel left: the mask covers the whole image. If it is inverted, set invert_mask"
+    assert messages == [f"error: {told}"]
+    assert widget.panel.summary.text() == told
+
+
 def test_a_run_leaves_nothing_behind_but_its_layers(inpainted: tuple[Any, Any]) -> None:
     import torch
 

@@ -1,0 +1,85 @@
+"""Results of earlier runs, so that the same run again is there at once; off unless asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from knitcore import Image, Result
+from knitcore.recipe import Recipe, recipe_fields
+from knitcore.result import array_hash
+
+# The latest last. Only one run at a time comes here: see `_worker`.
+_results: OrderedDict[str, Result] = OrderedDict()
+
+
+def run_key(recipe: Recipe, image: Image, mask: Any) -> str:
+    """What decides a run's result and record.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    image : Image
+        In memory.
+    mask : ndarray or None
+
+    Returns
+    -------
+    str
+    """
+    told = replace(image, data=None)
+    marks = "" if mask is None else array_hash(np.asarray(mask))
+    text = f"{recipe_fields(recipe)}|{told}|{array_hash(image.data)}|{marks}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept_result(key: str, image: Image) -> Result | None:
+    """The result of an earlier run that had the same key.
+
+    Parameters
+    ----------
+    key : str
+    image : Image
+        The input, which is not kept.
+
+    Returns
+    -------
+    Result or None
+        With arrays of its own: a layer's pixels may be edited.
+    """
+    found = _results.get(key)
+    if found is None:
+        return None
+    _results.move_to_end(key)
+    return _copied(found, image)
+
+
+def keep_result(key: str, result: Result, most_mb: float) -> None:
+    """Keep a result, and let go of the oldest ones that there is no room for.
+
+    Parameters
+    ----------
+    key : str
+    result : Result
+    most_mb : float
+        Megabytes for all of them; 0: none, and what was kept is let go.
+    """
+    room = most_mb * 1e6
+    if isinstance(result.image, np.ndarray) and _size(result) <= room:
+        _results[key] = _copied(result, replace(result.source, data=None))
+        _results.move_to_end(key)
+    while _results and sum(map(_size, _results.values())) > room:
+        _results.popitem(last=False)
+
+
+def _size(result: Result) -> int:
+    return result.image.nbytes + result.synthesised.nbytes + result.std.nbytes
+
+
+def _copied(result: Result, source: Image) -> Result:
+    arrays = {name: getattr(result, name).copy() for name in ("image", "synthesised", "std")}
+    return replace(result, source=source, **arrays)
