@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from knitcore.result import array_hash
 _results: OrderedDict[str, Result] = OrderedDict()
 
 
-def run_key(recipe: Recipe, image: Image, mask: Any) -> str:
+def run_key(recipe: Recipe, image: Image, mask: Image | None) -> str:
     """What decides a run's result and record.
 
     Parameters
@@ -25,16 +24,14 @@ def run_key(recipe: Recipe, image: Image, mask: Any) -> str:
     recipe : Recipe
     image : Image
         In memory.
-    mask : ndarray or None
+    mask : Image or None
 
     Returns
     -------
     str
     """
-    told = replace(image, data=None)
-    marks = "" if mask is None else array_hash(np.asarray(mask))
-    text = f"{recipe_fields(recipe)}|{told}|{array_hash(image.data)}|{marks}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    inputs = [(replace(one, data=None), array_hash(one.data)) for one in (image, mask) if one]
+    return hashlib.sha256(repr((recipe_fields(recipe), inputs)).encode()).hexdigest()
 
 
 def kept_result(key: str, image: Image) -> Result | None:
