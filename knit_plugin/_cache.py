@@ -30,7 +30,10 @@ def run_key(recipe: Recipe, image: Image, mask: Image | None) -> str:
     -------
     str
     """
-    inputs = [(replace(one, data=None), array_hash(one.data)) for one in (image, mask) if one]
+    # layers may have been renamed meanwhile
+    inputs = [
+        (replace(one, data=None, name=""), array_hash(one.data)) for one in (image, mask) if one
+    ]
     return hashlib.sha256(repr((recipe_fields(recipe), inputs)).encode()).hexdigest()
 
 
@@ -52,7 +55,8 @@ def kept_result(key: str, image: Image) -> Result | None:
     if found is None:
         return None
     _results.move_to_end(key)
-    return _copied(found, image)
+    record = {**found.record, "image": {**found.record["image"], "name": image.name}}
+    return replace(_copied(found, image), record=record)
 
 
 def keep_result(key: str, result: Result, most_mb: float) -> None:
@@ -63,13 +67,23 @@ def keep_result(key: str, result: Result, most_mb: float) -> None:
     key : str
     result : Result
     most_mb : float
-        Megabytes for all of them; 0: none, and what was kept is let go.
+        Megabytes for all of them; 0: none.
     """
-    room = most_mb * 1e6
-    if isinstance(result.image, np.ndarray) and _size(result) <= room:
+    if isinstance(result.image, np.ndarray) and _size(result) <= most_mb * 1e6:
         _results[key] = _copied(result, replace(result.source, data=None))
         _results.move_to_end(key)
-    while _results and sum(map(_size, _results.values())) > room:
+    trim(most_mb)
+
+
+def trim(most_mb: float) -> None:
+    """Let go of the oldest results that there is no room for.
+
+    Parameters
+    ----------
+    most_mb : float
+        As for `keep_result`.
+    """
+    while _results and sum(map(_size, _results.values())) > most_mb * 1e6:
         _results.popitem(last=False)
 
 

@@ -69,6 +69,11 @@ class LayerBox(QComboBox):
     def layer(self, layer: Any) -> None:
         self.setCurrentIndex(self._layers.index(layer))
 
+    @property
+    def layers(self) -> list[Any]:
+        """All that can be chosen."""
+        return list(self._layers)
+
     def refresh(self) -> None:
         """Offer the viewer's layers, topmost first; the chosen one stays chosen."""
         chosen = self.layer
@@ -84,6 +89,8 @@ class LayerBox(QComboBox):
         if chosen in self._layers:
             self.setCurrentIndex(self._layers.index(chosen))
         else:
-            self.setCurrentIndex(0 if self._layers else -1)
+            # the user's own layers rather than what a run has made of them
+            own = [i for i, layer in enumerate(self._layers) if "knitworks" not in layer.metadata]
+            self.setCurrentIndex((own or [0])[0] if self._layers else -1)
         self.blockSignals(False)
         self.layer_changed.emit()

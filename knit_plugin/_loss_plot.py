@@ -6,12 +6,25 @@ import math
 import time
 
 from qtpy.QtCore import QEvent, QPointF, QSize, Qt
-from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPixmap, QPolygonF
+from qtpy.QtGui import (
+    QColor,
+    QFont,
+    QFontMetrics,
+    QPainter,
+    QPaintEvent,
+    QPalette,
+    QPen,
+    QPixmap,
+    QPolygonF,
+    QResizeEvent,
+)
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 MOST_POINTS = 240
-STYLES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine)
-SAMPLE = 18  # pixels of a line in the legend
+# told apart by those who see colours otherwise, and on dark and light (Okabe and Ito 2008)
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
+SAMPLE, SPACE = 14, 10  # pixels: a line in the legend, and what is between two entries
+PLOT_HEIGHT = 52
 REDRAW = 1.0  # seconds; the panel around is painted more often, and dashes are dear
 
 
@@ -28,8 +41,13 @@ class LossPlot(QWidget):
         self.setAccessibleName("Losses of the fit")
 
     def sizeHint(self) -> QSize:
-        """Low enough for a dock."""
-        return QSize(200, 56)
+        """Low enough for a dock, with the legend's lines."""
+        return QSize(200, PLOT_HEIGHT + self._legend_height(340))
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """A narrow legend takes more lines."""
+        super().resizeEvent(event)
+        self.setFixedHeight(PLOT_HEIGHT + self._legend_height(self.width()))
 
     def clear(self) -> None:
         """Before a run."""
@@ -46,6 +64,7 @@ class LossPlot(QWidget):
         losses : dict of str to float
             Values that have no logarithm are left out.
         """
+        names = set(self.curves)
         for name, value in losses.items():
             if not (math.isfinite(value) and value > 0):
                 continue
@@ -55,6 +74,8 @@ class LossPlot(QWidget):
                 del curve[
                     1:-1:2
                 ]  # every other one, so that a long fit costs no more than a short one
+        if set(self.curves) != names:
+            self.setFixedHeight(PLOT_HEIGHT + self._legend_height(self.width()))
         self.update()
 
     def changeEvent(self, event: QEvent | None) -> None:
@@ -81,8 +102,7 @@ class LossPlot(QWidget):
     def _draw(self, painter: QPainter) -> None:
         """Draw the curves over each other, each over its own range."""
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        area = self.rect().adjusted(4, 4, -4, -4)
-        text = self.palette().color(QPalette.ColorRole.WindowText)
+        area = self.rect().adjusted(4, 4 + self._legend_height(self.width()), -4, -4)
         faint = self.palette().color(QPalette.ColorRole.WindowText)
         faint.setAlphaF(0.25)
         painter.setPen(QPen(faint, 1))
@@ -93,7 +113,7 @@ class LossPlot(QWidget):
             first, last = curve[0][0], max(curve[-1][0], curve[0][0] + 1e-6)
             values = [value for _, value in curve]
             low, span = min(values), max(max(values) - min(values), 1e-3)
-            painter.setPen(QPen(text, 1.2, STYLES[number % len(STYLES)]))
+            painter.setPen(QPen(QColor(COLOURS[number % len(COLOURS)]), 1.4))
             points = [
                 QPointF(
                     area.left() + area.width() * (done - first) / (last - first),
@@ -102,19 +122,40 @@ class LossPlot(QWidget):
                 for done, value in curve
             ]
             painter.drawPolyline(QPolygonF(points))
-        self._draw_legend(painter, text)
+        self._draw_legend(painter)
         painter.end()
 
-    def _draw_legend(self, painter: QPainter, colour: QColor) -> None:
-        """Which line is which, at the upper right, where falling curves leave room."""
-        font = painter.font()
-        font.setPointSizeF(0.8 * font.pointSizeF())
-        painter.setFont(font)
-        metrics, right = painter.fontMetrics(), self.width() - 4
-        middle = 4 + metrics.height() // 2
-        for number, name in reversed(list(enumerate(self.curves))):
-            painter.setPen(QPen(colour, 1.2, STYLES[number % len(STYLES)]))
-            right -= metrics.horizontalAdvance(name)
-            painter.drawText(right, 4 + metrics.ascent(), name)
-            painter.drawLine(right - SAMPLE - 3, middle, right - 3, middle)
-            right -= SAMPLE + 12
+    def _legend_font(self) -> QFont:
+        font = self.font()
+        if font.pointSizeF() > 0:
+            font.setPointSizeF(0.85 * font.pointSizeF())
+        return font
+
+    def _legend_places(self, width: int) -> list[tuple[str, int, int]]:
+        """Names of the curves, each with its left end and its line."""
+        metrics, left, line = QFontMetrics(self._legend_font()), 4, 0
+        places: list[tuple[str, int, int]] = []
+        for name in self.curves:
+            wide = SAMPLE + 3 + metrics.horizontalAdvance(name)
+            if places and left + wide > width - 4:
+                left, line = 4, line + 1
+            places.append((name, left, line))
+            left += wide + SPACE
+        return places
+
+    def _legend_height(self, width: int) -> int:
+        places = self._legend_places(width)
+        return QFontMetrics(self._legend_font()).height() * (1 + places[-1][2]) if places else 0
+
+    def _draw_legend(self, painter: QPainter) -> None:
+        """Which curve is which, above them."""
+        painter.setFont(self._legend_font())
+        metrics = painter.fontMetrics()
+        text = self.palette().color(QPalette.ColorRole.WindowText)
+        for number, (name, left, line) in enumerate(self._legend_places(self.width())):
+            top = 2 + line * metrics.height()
+            middle = top + metrics.height() // 2
+            painter.setPen(QPen(QColor(COLOURS[number % len(COLOURS)]), 2))
+            painter.drawLine(left, middle, left + SAMPLE, middle)
+            painter.setPen(text)
+            painter.drawText(left + SAMPLE + 3, top + metrics.ascent(), name)

@@ -207,8 +207,8 @@ class ResultLayers:
         By how much each axis of the layer grows.
     anchor : str
         As for `place_of`.
-    box : tuple of (int, int)
-        Which part of its layer the source is, for the metadata; empty: all of it.
+    told : dict, optional
+        What else the layers' metadata say of the run, under ``knitworks_run``.
     """
 
     def __init__(
@@ -218,14 +218,14 @@ class ResultLayers:
         done: str,
         factors: tuple[float, ...],
         anchor: str = "centre",
-        box: tuple[tuple[int, int], ...] = (),
+        told: dict[str, Any] | None = None,
     ) -> None:
         self.viewer = viewer
         self.source = source
         self.done = done
         self.shape = enlarged_shape(source, factors)
         self._factors = factors
-        self._box = box
+        self._told = told or {}
         self._place = place_of(source, factors, anchor)
         self.layer: Any = None
         self.std_layer: Any = None
@@ -333,8 +333,10 @@ class ResultLayers:
             self.layer.data = ready.image
         else:
             self.layer = self._add_image(ready.image)
-        told = {"knitworks": result.record, "knitworks_part": self._box}
-        self.layer.metadata = {**self.layer.metadata, **told}
+        self.layer.metadata = {**self.layer.metadata, **self._metadata(result)}
+
+    def _metadata(self, result: Result) -> dict[str, Any]:
+        return {"knitworks": result.record, "knitworks_run": self._told}
 
     def add_std(self, result: Result, ready: Ready) -> None:
         """Add the expected errors, hidden."""
@@ -364,7 +366,7 @@ class ResultLayers:
             ready.synthesised,
             name=f"{self.source.name} (synthesised)",
             visible=False,
-            metadata={"knitworks": result.record},
+            metadata=self._metadata(result),
             **self._place,
         )
         self._add(layer, select=False)
@@ -407,7 +409,7 @@ class ResultLayers:
             name=f"{self.source.name} ({what})",
             rgb=False,
             visible=False,
-            metadata={"knitworks": result.record},
+            metadata=self._metadata(result),
             **(self._place if place is None else place),
             **look,
         )

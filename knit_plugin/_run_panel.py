@@ -126,6 +126,7 @@ class RunPanel(QWidget):
         for line, text in ((self.stage, event.stage), (self.losses, "   ".join(losses))):
             if text != line.text():
                 line.setText(text)
+                line.setToolTip(text)  # it may be cut
                 line.setCursorPosition(0)
         self.setUpdatesEnabled(True)
 

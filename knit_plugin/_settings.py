@@ -176,7 +176,7 @@ def keep_form(task: str, form: Any) -> None:
 
 
 def recall_form(task: str, form: Any) -> None:
-    """Fill in what `keep_form` kept; a device and a precision set in the preferences count more.
+    """Fill in what `keep_form` kept, but device and precision as the preferences say.
 
     Parameters
     ----------
@@ -184,15 +184,16 @@ def recall_form(task: str, form: Any) -> None:
     form : RecipeForm
     """
     values = last_inputs(task)
-    chosen = preferences()
-    set_inputs(form.inputs, {**values, "device": _wanted_device(values)})
-    if chosen.precision != Preferences.precision:
-        set_inputs(form.inputs, {"precision": chosen.precision})
+    set_inputs(form.inputs, {**values, **_wanted(values)})
 
 
-def _wanted_device(kept: dict[str, Any]) -> str:
-    chosen = preferences().device
-    return kept.get("device", "auto") if chosen == "auto" else chosen
+def _wanted(kept: dict[str, Any]) -> dict[str, Any]:
+    """Device and precision: those of the preferences, or of the last run where there is no page."""
+    chosen = preferences() if _plugin_settings() is not None else None
+    return {
+        name: getattr(chosen, name) if chosen else kept.get(name, getattr(Preferences, name))
+        for name in ("device", "precision")
+    }
 
 
 def recall_device(task: str, form: Any) -> None:
@@ -203,7 +204,7 @@ def recall_device(task: str, form: Any) -> None:
     task : str
     form : RecipeForm
     """
-    wanted = _wanted_device(last_inputs(task))
+    wanted = _wanted(last_inputs(task))["device"]
     if form.inputs["device"].value == "auto":
         set_inputs(form.inputs, {"device": wanted})
 

@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 
 from knit_plugin import _settings
 from knit_plugin._background import Background
-from knit_plugin._cache import keep_result, kept_result, run_key
+from knit_plugin._cache import keep_result, kept_result, run_key, trim
 from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import (
     Taken,
@@ -76,6 +76,7 @@ PREVIEW_MEMBERS = 2  # nor more networks
 PREVIEW_SECONDS = 8.0  # after which it shows what it has
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
+MOST_LINES = 5  # of a summary; a stack may have a note for each plane
 BREATH = 30  # ms, for the event loop between two layers that are added
 FAR_PLANES = 4.0  # from this ratio of z step to pixel size on, neighbouring planes tell little
 
@@ -463,7 +464,13 @@ class TaskWidget(QWidget):
         cropped = part is not whole
         done = self.done(recipe) + (", preview" if trying else "")
         anchor = getattr(recipe, "anchor", "centre")  # only super-resolution has one
-        layers = ResultLayers(self.viewer, image, done, factors, anchor, box)
+        told = {
+            "preview": trying,
+            "box": box,
+            "shape": whole.shape,
+            "layers": [(one.layer.unique_id, one.layer.name) for one in self.boxes],
+        }
+        layers = ResultLayers(self.viewer, image, done, factors, anchor, told)
         warming, in_worker = self._warm_up, self.in_worker(image)
         chosen = _settings.preferences()
         folder = "" if trying else chosen.autosave_folder
@@ -505,7 +512,10 @@ class TaskWidget(QWidget):
             self._settings_changed()
 
     def _preview_again(self) -> None:
-        if self.job is not None and self._trying:
+        if self.job is None:  # it has just ended
+            if self._tried is not None:
+                self.preview()
+        elif self._trying:
             self._try_again = True
             self.cancel()
 
@@ -632,6 +642,10 @@ class TaskWidget(QWidget):
                 "std": None if std is None else weakref.ref(std),
                 "box": self._last_box,
             }
+        if len(lines) > MOST_LINES + 1:
+            lines[MOST_LINES:] = [
+                f"{len(lines) - MOST_LINES} more notes are in the layer's metadata."
+            ]
         text = "\n".join(lines)
         self.panel.show_summary(text, *self.picture(result))
 
@@ -684,7 +698,8 @@ class TaskWidget(QWidget):
         if tuple(part.data.shape) != result.data.shape:
             self._show_error("The result has other pixels than its source: there is no residual.")
             return
-        before, after, record = part.data, result.data, result.metadata.get("knitworks")
+        before, after = part.data, result.data
+        told = {k: v for k, v in result.metadata.items() if k.startswith("knitworks")}
 
         def subtract() -> tuple[np.ndarray, float]:
             taken = np.asarray(before).astype(np.float32) - np.asarray(after).astype(np.float32)
@@ -699,7 +714,7 @@ class TaskWidget(QWidget):
                 colormap="gray",
                 contrast_limits=(-width, width),
                 rgb=False,
-                metadata={"knitworks": record},
+                metadata=told,
                 **place_of(part),
             )
             self.viewer.add_layer(layer)
@@ -898,29 +913,57 @@ class TaskWidget(QWidget):
         """Take the settings from the selected result layer, and run."""
         layer = self.viewer.layers.selection.active
         record = None if layer is None else layer.metadata.get("knitworks")
+        if self.job is not None:
+            self._show_error("A run is under way: wait for its end, or cancel it")
+            return
         if not isinstance(record, dict) or "recipe" not in record:
             self._show_error(
                 "Select a layer that a run has made: its settings are in its metadata."
             )
             return
+        told = layer.metadata.get("knitworks_run", {})
+        if told.get("preview"):
+            self._show_error("That layer is a preview: press Run for the whole.")
+            return
         fields = {k: v for k, v in record["recipe"].items() if k != "recipe_version"}
         try:
-            self.show_recipe(make_recipe(**fields))
-        except RecipeError as problem:
+            recipe = make_recipe(**fields)
+            self.show_recipe(recipe)
+            if told:
+                self._choose_again(told["layers"])
+                self._show_part(told["box"], told["shape"])
+        except (InputError, RecipeError) as problem:
             self._show_error(str(problem))
             return
-        self._show_part(layer.metadata.get("knitworks_part"))
+        self._show_fit(recipe)
         self.run()
 
-    def _show_part(self, box: Any) -> None:
-        """Choose the planes of an earlier run, as far as the image has them."""
-        image = take(self.image_box.layer, copy=False) if self.image_box.layer else None
-        if image is None or not plane_axes(image) or box is None or len(box) != image.ndim:
+    def _choose_again(self, layers: list[tuple[Any, str]]) -> None:
+        """Choose the layers of an earlier run."""
+        for box, (identity, name) in zip(self.boxes, layers, strict=False):
+            # a layer that was saved and opened again has its name only
+            same = [one for one in box.layers if one.unique_id == identity] or [
+                one for one in box.layers if one.name == name
+            ]
+            if not same:
+                raise InputError(
+                    f"Layer {name!r}, which that run was for, is not in the viewer. Its settings are "
+                    "filled in: choose layers and press Run."
+                )
+            box.layer = same[0]
+
+    def _show_part(self, box: Box, shape: tuple[int, ...]) -> None:
+        """Choose the planes of an earlier run on an image of some shape."""
+        image = take(self.image_box.layer, copy=False)
+        if not plane_axes(image):
             return
-        whole = [(0, n) for n in image.shape]
-        cut_axes = [a for a, ends in enumerate(box) if tuple(ends) != whole[a]]
-        if any(high > n for (_, high), n in zip(box, image.shape, strict=True)):
-            return
+        cut_axes = [a for a, (ends, n) in enumerate(zip(box, shape, strict=True)) if ends != (0, n)]
+        if cut_axes and image.shape != shape:
+            before, now = (" × ".join(map(str, sides)) for sides in (shape, image.shape))
+            raise InputError(
+                f"That run was for a part of {before} pixels; layer {image.name!r} has {now} now. Its "
+                "settings are filled in: choose the part and press Run."
+            )
         if not cut_axes:
             self.part.setCurrentIndex(0)
         elif cut_axes == [0]:
@@ -934,6 +977,17 @@ class TaskWidget(QWidget):
                 self.image_box.layer.data_to_world(inside)[-image.ndim :],
             )
             self.part.setCurrentIndex(1)
+
+    def _show_fit(self, recipe: Recipe) -> None:
+        """Choose how the planes are fitted by its own input, where that gives the recipe's."""
+        if not self.in_planes or recipe.planes == "auto" or self.image_box.layer is None:
+            return
+        image = take(self.image_box.layer, copy=False)
+        for choice in range(self.volume.count()):
+            if chosen_planes(image, choice) == recipe.planes:
+                self.form.inputs["planes"].value = "auto"
+                self.volume.setCurrentIndex(choice)
+                return
 
     def _show_error(self, text: str) -> None:
         from napari.utils.notifications import show_error
@@ -1143,11 +1197,12 @@ def run_on_layers(
         laying = core_mask(mask, image, cancel)
         marks = drain(laying) if part else (yield from laying)
     source = core_image(image, array)
+    trim(cache_mb)
     # a kernel's file may hold another one by now
     lasting = not isinstance(array, Overlay) and not getattr(recipe, "kernel_is_file", False)
     key = run_key(recipe, source, marks) if cache_mb and lasting else ""
     if key and (kept := kept_result(key, source)):
-        yield Note("The same run was done before: this is its result, from the cache.")
+        yield Note("From the cache: the same was done before; the time is that of that run.")
         return kept
     steps = knitcore.run_steps(recipe, source, marks, cancel=cancel, previews=True)
     canvas, shown = None, 0.0
@@ -1166,7 +1221,7 @@ def run_on_layers(
                 shown = time.monotonic()
                 yield canvas
     except StopIteration as end:
-        if key or not cache_mb:
+        if key:
             keep_result(key, end.value, cache_mb)
         return end.value
     finally:

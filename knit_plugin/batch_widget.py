@@ -32,7 +32,7 @@ from qtpy.QtWidgets import (
 
 from knit_plugin._background import Background
 from knit_plugin._recipe_form import add_keys, add_row, form_layout
-from knit_plugin._run_panel import wrapped_label
+from knit_plugin._run_panel import without_options, wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
 from knitcore import Image, InputError, KnitError, load_recipe, read_image
 from knitcore.recipe import RECIPES, Recipe, make_recipe, run_sections
@@ -416,6 +416,7 @@ class BatchWidget(QWidget):
         sign.setText(SIGNS[state])
         sign.setToolTip(state)
         beside = f"{Path(self.source.text).expanduser().parent}{os.sep}"
+        text = in_words(text)
         told.setText(text.replace(beside, ""))  # whole paths are too wide for a cell
         told.setToolTip(text)
 
@@ -600,6 +601,7 @@ class BatchWidget(QWidget):
     def _fail(self, text: str) -> None:
         from napari.utils.notifications import show_error
 
+        text = in_words(text)
         self.summary.setText(f"{self.summary.text()}\n{text}".strip())
         show_error(text)
 
@@ -688,3 +690,23 @@ def _without_input(run: RunFile) -> list[str]:
         for name, value in section.model_dump(exclude_defaults=True).items()
         if name not in shown
     ]
+
+
+def in_words(text: str) -> str:
+    """A message of the command in this widget's words.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+    """
+    for theirs, ours in (
+        ("use --overwrite", "tick Replace results"),
+        ("another -o", "another folder"),
+        ("(--wait)", ""),
+    ):
+        text = text.replace(theirs, ours)
+    return without_options(text)

@@ -120,17 +120,28 @@ class InpaintWidget(TaskWidget):
     def start_watching(self) -> None:
         """Tell it when the mask is edited in the middle of the run."""
         events = self.mask_box.layer.events
-        self._mask_events = [
-            getattr(events, name) for name in ("paint", "data", "labels_update") if name in events
-        ]
-        for event in self._mask_events:
-            event.connect(self._note_edit)
+        calls = dict.fromkeys(("paint", "data", "labels_update"), self._note_edit)
+        calls["set_data"] = self._note_undo
+        self._mask_events = [(getattr(events, n), c) for n, c in calls.items() if n in events]
+        self._steps_back = self._undo_steps()
+        for event, call in self._mask_events:
+            event.connect(call)
 
     def stop_watching(self) -> None:
         """The mask may be edited again."""
-        for event in self._mask_events:
-            event.disconnect(self._note_edit)
+        for event, call in self._mask_events:
+            event.disconnect(call)
         self._mask_events = []
+
+    def _undo_steps(self) -> tuple[int, ...]:
+        """How many strokes of the mask can be taken back and made again; undoing has no event."""
+        layer = self.mask_box.layer
+        return tuple(len(getattr(layer, name, ())) for name in ("_undo_history", "_redo_history"))
+
+    def _note_undo(self, event: Any = None) -> None:
+        if self._undo_steps() != self._steps_back:
+            self._steps_back = self._undo_steps()
+            self._note_edit()
 
     def _note_edit(self, event: Any = None) -> None:
         if self._trying:

@@ -304,7 +304,9 @@ def _refuse_bombs(
         f"in {size / 1e6:.2g} MB"
     )
     if values > max_pixels:
-        raise FileError(f"{told}; raise --max-pixels (now {max_pixels:,}) if that is real")
+        raise FileError(
+            f"{told}; if that is real, raise the limit (--max-pixels, now {max_pixels:,})"
+        )
     expanded = amount if decoded is None else decoded
     if expanded > LARGE and expanded > MAX_EXPANSION * size:
         raise FileError(f"{told}: over {MAX_EXPANSION:,} times its size, taken for a trap")
@@ -658,7 +660,7 @@ def _check_place(path: Path, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise FileError(f"{path}: the folder {path.parent} does not exist")
     if not overwrite and os.path.lexists(path):
-        raise FileError(f"{path}: exists; use --overwrite, or choose another name")
+        raise FileError(f"{path}: exists: choose another name (--overwrite replaces it)")
 
 
 Writer = Callable[[Any], None]  # of an open file, or of the path of an empty folder

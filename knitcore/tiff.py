@@ -170,8 +170,8 @@ def _reason(path: Path, error: Exception | None, messages: list[str]) -> str:
         return f"{path}: its compression needs imagecodecs: pip install imagecodecs ({text})"
     told = "; ".join([text or type(error).__name__] * bool(error) + messages[:2])
     return (
-        f"{path}: the file is cut short or damaged ({told[:300]}). Copy it again, or use "
-        "--allow-damaged to take what is readable"
+        f"{path}: the file is cut short or damaged ({told[:300]}). Copy it again, or take "
+        "what is readable (--allow-damaged)"
     )
 
 
@@ -211,12 +211,12 @@ def _one_series(
             raise FileError(
                 f"{path}: holds {len(tif.series)} images ("
                 + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
-                + "); choose one with --series"
+                + "); choose one (--series)"
             )
         raise FileError(
             f"{path}: pages differ: "
             + ", ".join(f"{count} of {size}" for size, count in sizes.most_common(4))
-            + " (a thumbnail?); choose with --series: "
+            + " (a thumbnail?); choose one (--series): "
             + ", ".join(f"{i}: {_size(one.shape)}" for i, one in enumerate(tif.series[:4]))
         )
     if allow_damaged:

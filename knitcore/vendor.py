@@ -111,7 +111,7 @@ def _read(
     scenes = list(image.scenes)
     if series is None and len(scenes) > 1:
         some = ", ".join(f"{i}: {scene}" for i, scene in enumerate(scenes[:6]))
-        raise FileError(f"{path}: holds {len(scenes)} images ({some}); choose one with --series")
+        raise FileError(f"{path}: holds {len(scenes)} images ({some}); choose one (--series)")
     if series is not None:
         if not 0 <= series < len(scenes):
             raise FileError(f"{path}: holds {len(scenes)} image(s), no number {series}")

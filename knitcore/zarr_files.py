@@ -160,8 +160,8 @@ def _read(
             hint = "a program leaves out empty chunks, or the folder is incomplete"
             note(
                 Note(
-                    f"{path.name}: {share} and read as {filler} ({hint}; --missing-as-hole "
-                    "fills them)",
+                    f"{path.name}: {share} and read as {filler} ({hint}) "
+                    "(--missing-as-hole fills them)",
                     "warning",
                 )
             )
@@ -205,7 +205,7 @@ def _multiscale(path: Path, series: int | None) -> tuple[dict[str, Any] | None, 
         names = sorted((item.name for item in path.iterdir() if item.name.isdigit()), key=int)
         if series is None and len(names) != 1:
             raise FileError(
-                f"{path}: holds {len(names)} images ({', '.join(names[:8])}); choose with --series"
+                f"{path}: holds {len(names)} images ({', '.join(names[:8])}); choose one (--series)"
             )
         inner = str(series) if series is not None else names[0]
         if inner not in names:
@@ -218,7 +218,7 @@ def _multiscale(path: Path, series: int | None) -> tuple[dict[str, Any] | None, 
     several = found["multiscales"]
     number = 0 if inner or series is None else series
     if len(several) > 1 and series is None:
-        raise FileError(f"{path}: holds {len(several)} images; choose with --series")
+        raise FileError(f"{path}: holds {len(several)} images; choose one (--series)")
     if not 0 <= number < len(several):
         raise FileError(f"{path}: holds {len(several)} images, no number {number}")
     fields = dict(several[number])

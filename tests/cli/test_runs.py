@@ -188,7 +188,7 @@ def test_a_result_that_does_not_fit_the_format_fails_before_the_fit(folder, task
 
 def test_declared_size_is_limited(folder, task):
     said = task.run("cells.tif", "--max-pixels", 1000, code=1)
-    assert "raise --max-pixels (now 1,000)" in said.stderr
+    assert "raise the limit (--max-pixels, now 1,000)" in said.stderr
 
 
 @pytest.mark.parametrize("name", ["with space.tif", "naïve µ.tif", "-dash.tif", "new\nline.tif"])

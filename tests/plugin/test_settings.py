@@ -192,6 +192,11 @@ def test_the_precision_of_the_page_is_what_widgets_offer_first(page: Any, dock_t
     _, widget = dock_task(DenoiseWidget)
     assert widget.form.inputs["precision"].value == "bfloat16"
     assert widget.recipe().precision == "bfloat16"
+    keep_inputs("denoise", {"precision": "bfloat16", "device": "cpu"})
+    page.compute.precision = "float32"  # set back: what the last run had does not come again
+    _, other = dock_task(DenoiseWidget)
+    assert other.recipe().precision == "float32"
+    assert other.recipe().device == "auto"
 
 
 # the cache
@@ -223,11 +228,14 @@ def test_the_same_run_again_comes_from_the_cache(
     pixels = first.data.copy()
     first.data[:] = 0  # edited by the user: their layer, not what is kept
     viewer.layers["cells (synthesised)"].data[:] = 0
+    viewer.layers["cells"].name = "renamed"
     widget.panel.run_button.click()
     finish(widget)
-    assert "from the cache" in widget.panel.summary.text()
-    np.testing.assert_array_equal(viewer.layers["cells (inpainted) [1]"].data, pixels)
-    np.testing.assert_array_equal(viewer.layers["cells (synthesised) [1]"].data, hole > 0)
+    assert "From the cache" in widget.panel.summary.text()
+    again = viewer.layers["renamed (inpainted)"]
+    np.testing.assert_array_equal(again.data, pixels)
+    np.testing.assert_array_equal(viewer.layers["renamed (synthesised)"].data, hole > 0)
+    assert again.metadata["knitworks"]["image"]["name"] == "renamed"
 
     slope[0, 0] += 1  # another pixel, another run
     widget.panel.run_button.click()
@@ -249,5 +257,7 @@ def test_the_oldest_results_make_room(slope: np.ndarray, hole: np.ndarray) -> No
     _cache.kept_result("1", source)  # asked for, so that 2 is the oldest now
     _cache.keep_result("0", results[0], 2.5 * size / 1e6)
     assert list(_cache._results) == ["1", "0"]
+    _cache.trim(1.5 * size / 1e6)
+    assert list(_cache._results) == ["0"]
     _cache.keep_result("big", results[0], 0.5 * size / 1e6)  # room for none
     assert not _cache._results

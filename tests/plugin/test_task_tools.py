@@ -490,6 +490,161 @@ def test_a_run_again_is_for_the_same_planes(
     np.testing.assert_array_equal(again.translate, first.translate)
 
 
+def test_a_run_again_is_for_the_same_image_and_mask(
+    inpainted: tuple[Any, Any], finish: Wait, messages: list[str]
+) -> None:
+    viewer, widget = inpainted
+    first = viewer.layers["cells (inpainted)"]
+    mask = viewer.layers["hole"]
+    other = viewer.add_image(first.data + 1, name="other")
+    widget.image_box.layer = other
+    widget.mask_box.layer = viewer.layers["cells (synthesised)"]
+    viewer.layers["cells"].name = "renamed"
+    for kind in ("inpainted", "std", "synthesised"):
+        viewer.layers.selection.active = viewer.layers[f"cells ({kind})"]
+        widget.run_again()
+        finish(widget)
+        assert widget.image_box.layer is viewer.layers["renamed"]
+        assert widget.mask_box.layer is mask
+    np.testing.assert_array_equal(viewer.layers["renamed (inpainted)"].data, first.data)
+
+    viewer.layers.remove("renamed")
+    widget.form.inputs["seed"].value = 5
+    viewer.layers.selection.active = first
+    widget.run_again()
+    assert widget.job is None
+    assert "Layer 'cells', which that run was for, is not in the viewer" in messages[-1]
+    assert widget.form.inputs["seed"].value == 0  # the settings are filled in
+
+
+def test_a_run_again_on_a_stack_that_has_changed(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray, messages: list[str]
+) -> None:
+    viewer, widget = dock(steps=2)
+    stack = np.stack([slope + n for n in range(5)])
+    movie = viewer.add_image(stack, name="movie", axis_labels=tuple("tyx"))
+    viewer.add_labels(hole)
+    widget.run()
+    finish(widget)
+    widget.part.setCurrentIndex(2)
+    widget.first.setValue(2)
+    widget.last.setValue(4)
+    widget.run()
+    finish(widget)
+    movie.data = stack[:4]
+    viewer.layers.selection.active = viewer.layers["movie (inpainted)"]  # all planes, as before
+    widget.run_again()
+    finish(widget)
+    assert viewer.layers["movie (inpainted) [2]"].data.shape == (4, *slope.shape)
+    viewer.layers.selection.active = viewer.layers["movie (inpainted) [1]"]
+    widget.run_again()
+    assert widget.job is None
+    assert "for a part of 5 × 40 × 48 pixels; layer 'movie' has 4 × 40 × 48 now" in messages[-1]
+
+
+def test_a_run_again_leaves_the_choice_of_fit_to_the_next_image(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock(steps=2)
+    far = np.stack([slope, slope + 1])
+    viewer.add_image(far, name="far", axis_labels=tuple("zyx"), scale=(10, 1, 1))
+    viewer.add_labels(hole)
+    widget.run()
+    finish(widget)
+    assert widget.recipe().planes == "Z"
+    viewer.layers.selection.active = viewer.layers["far (inpainted)"]
+    widget.run_again()
+    finish(widget)
+    assert widget.recipe().planes == "Z"
+    assert widget.form.inputs["planes"].value == "auto"
+    assert widget.volume.currentIndex() == 0
+
+
+def test_a_run_again_waits_for_no_run_and_takes_no_preview(
+    inpainted: tuple[Any, Any], finish: Wait, fitting: Wait, messages: list[str]
+) -> None:
+    viewer, widget = inpainted
+    viewer.layers.selection.active = viewer.layers["cells (inpainted)"]
+    widget.form.inputs["steps"].value = 100_000
+    widget.run()
+    fitting(widget)
+    viewer.layers.selection.active = viewer.layers["cells (inpainted)"]
+    widget.run_again()
+    assert "A run is under way" in messages[-1]
+    assert widget.form.inputs["steps"].value == 100_000
+    widget.cancel()
+    finish(widget)
+    widget.form.inputs["steps"].value = 5
+    widget.preview()
+    finish(widget)
+    viewer.layers.selection.active = viewer.layers["cells (inpainted, preview)"]
+    widget.run_again()
+    assert widget.job is None
+    assert "That layer is a preview" in messages[-1]
+
+
+def test_what_is_undone_in_the_mask_starts_a_preview_again(
+    inpainted: tuple[Any, Any], finish: Wait, fitting: Wait
+) -> None:
+    viewer, widget = inpainted
+    mask = viewer.layers["hole"]
+    before = int(np.count_nonzero(mask.data))
+    mask.brush_size, mask.mode = 5, "paint"
+    mask.paint((5, 5), 1)
+    after = int(np.count_nonzero(mask.data))
+    widget.form.inputs["steps"].value = 100_000
+    widget.preview()
+    fitting(widget)
+    mask.undo()
+    widget.form.inputs["steps"].value = 2
+    finish(widget)
+    assert before < after
+    assert f"Filled {before} pixels" in widget.panel.summary.text()
+
+
+def test_a_widget_opened_later_chooses_what_the_user_has_drawn(
+    inpainted: tuple[Any, Any], dock: Dock
+) -> None:
+    viewer, _ = inpainted
+    viewer.layers.selection.active = None
+    _, other = dock(viewer)
+    assert (other.image_box.layer.name, other.mask_box.layer.name) == ("cells", "hole")
+
+
+def test_the_legend_of_the_losses_names_each_in_its_colour(qtbot: Any) -> None:
+    from qtpy.QtGui import QColor
+
+    from knit_plugin._loss_plot import COLOURS, LossPlot
+
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    names = ("recon", "xpatch", "pixel", "gan", "discriminator")
+    for done in (0.1, 0.5, 0.9):
+        plot.add(done, {name: 2.0 - done for name in names})
+    assert len(COLOURS) >= len(names)
+    heights = []
+    for width in (420, 200):
+        plot.resize(width, plot.height())
+        plot.show()
+        qtbot.waitExposed(plot)
+        places = plot._legend_places(plot.width())
+        assert [name for name, *_ in places] == list(names)
+        assert min(left for _, left, _ in places) >= 0
+        heights.append(plot.height())
+        shown = plot.grab().toImage()
+        seen = {
+            shown.pixelColor(x, y).getRgb()[:3]
+            for x in range(shown.width())
+            for y in range(shown.height())
+        }
+        for colour in COLOURS:  # a screen of 16 bits shows them nearly
+            wanted = QColor(colour).getRgb()[:3]
+            assert (
+                min(max(abs(a - b) for a, b in zip(one, wanted, strict=True)) for one in seen) <= 8
+            )
+    assert heights[1] > heights[0]
+
+
 def test_messages_speak_of_inputs_not_of_options(
     dock: Dock, slope: np.ndarray, finish: Wait, messages: list[str]
 ) -> None:
