@@ -88,7 +88,7 @@ def test_one_bad_file_never_stops_the_others(folder, task):
     )
     assert "Error: broken.tif: the file is cut short" in said.stderr
     assert "Error: gone.tif: cannot read: no such file or directory" in said.stderr
-    table = said.stderr[said.stderr.index("done 2") :].splitlines()
+    table = said.stderr[said.stderr.rindex("done 2") :].splitlines()
     assert table[0] == "done 2 · skipped 0 · failed 2 · not started 0"
     assert table[1].split()[0] == "broken.tif"
     assert " ".join(table[2].split()) == "gone.tif cannot read: no such file or directory"
