@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,9 @@ from knitcore.blind_spot import (
     predicted_share,
     surround,
 )
+from knitcore.coarse_scales import LEAST_SIDE, CoarseScale, coarse_shares
 from knitcore.device import fit_threads
-from knitcore.events import Note, Stage
+from knitcore.events import Note, Stage, relayed
 from knitcore.fit import random_source
 from knitcore.noise import (
     QUIET,
@@ -44,7 +46,9 @@ KEPT = 5.5  # so many noise deviations off the result, a pixel is given back as 
 KEPT_PAIR = 4.0  # and so many together with a neighbour
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
-STRONG = 4.0  # below this ratio of the picture's variance to the noise's, a third pass gains
+PASSES = 2
+COARSE_TIME = 0.15  # of the whole, for each coarse scale
+AFTER = 0.5  # share of the coarse images in the result over that in the last pass's pilot
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
 
@@ -341,19 +345,27 @@ def _noisy_steps(
         none = replace(units(mine), kind="none")
         return Denoised(grey(y), grey(y), none, "none", notes)
     yield Stage(0.3, "predict", values=grey(clean))
-    done, passes = 0.3, recipe.passes
-    if passes is None:
-        passes = 2 if float(clean[..., ::2, ::2].var()) > STRONG else 3
+    passes = PASSES if recipe.passes is None else recipe.passes
+    coarse: list[tuple[CoarseScale, torch.Tensor, float]] = []
+    until = 0.3
+    if passes and len(mine.along_y) == len(mine.along_x) == 1:
+        contrast = float(clean[..., ::2, ::2].var() / mine.variance(clean).mean())
+        factors = [f for f in recipe.coarse if min(y.shape[2:]) / f >= LEAST_SIDE]
+        shares = coarse_shares(recipe.coarse_weight, len(factors), contrast)
+        until = 0.3 + COARSE_TIME * len(shares)
+        for factor, share in zip(factors, shares, strict=False):
+            work = _at_coarse_scale(y, mine, hidden, factor, recipe, key)
+            at = (0.3 + COARSE_TIME * len(coarse), 0.3 + COARSE_TIME * (len(coarse) + 1))
+            pair = yield from _staged(work, *at, f"denoise at 1/{factor:g} of the size")
+            coarse.append((*pair, share))
+    done, first = until, until
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
     for k in range(passes):
-        group, text = (
-            recipe.group or (64 if C == 1 else 48),
-            f"patch posteriors {k + 1} of {passes}",
-        )
-        if k:
-            group = max(4, round(LATER_GROUP * group))
-        until = 0.3 + 0.7 * (k + 1) / passes
-        steps = posterior_steps(y, clean, mine, recipe, group)
+        text = f"patch posteriors {k + 1} of {passes}"
+        until = first + (1 - first) * (k + 1) / passes
+        if k == passes - 1:
+            clean = _mixed(clean, coarse)
+        steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
         clean, variance = yield from _staged(steps, done, until, text)
         done = until
         if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
@@ -364,11 +376,13 @@ def _noisy_steps(
                 fit = pilot_steps(surround(y, hidden), mine, recipe, key, check=False)
                 clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
                 del fit
-                group = recipe.group or (64 if C == 1 else 48)
-                steps = posterior_steps(y, clean, mine, recipe, group)
+                coarse = []  # their noise was taken for white
+                steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
                 clean, variance = yield from _staged(steps, done, done, text)
         if k + 1 < passes:
             yield Stage(done, text, values=grey(clean))
+    clean = _mixed(clean, coarse, AFTER)
+    del coarse
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
     left, level = (v.reshape(C, -1)[:, some] for v in (y, clean))
     taken = float(((left - level) ** 2 / mine.variance(level)).clamp_max(25).mean())
@@ -396,6 +410,48 @@ def _noisy_steps(
     if off is not None:
         std[lone] = std[lone].maximum(off)
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
+
+
+def _at_coarse_scale(
+    noisy: torch.Tensor,
+    noise: Noise,
+    hidden: set[tuple[int, int]],
+    factor: float,
+    recipe: Denoise,
+    key: str,
+) -> Generator[tuple[float, float], None, tuple[CoarseScale, torch.Tensor]]:
+    """The image denoised with its sides divided by a factor, by a pilot and passes of its own."""
+    C, _, Y, X = noisy.shape
+    scale = CoarseScale((Y, X), factor, noisy.device)
+    # in units in which the noise is as strong as on the full image
+    small = scale.shrink(noisy).mul_(scale.gain)
+    own = replace(noise, gain=tuple(gain / scale.gain for gain in noise.gain))
+    key = f"{key} 1/{factor:g}"
+    pilot = pilot_steps(surround(small, hidden), own, recipe, key, check=False)
+    clean, _ = yield from relayed(pilot, lambda at: (0.5 * at[0], at[1]))
+    for k in range(PASSES):
+        steps = posterior_steps(small, clean, own, recipe, _group(recipe, C, k))
+        begun = 0.5 + 0.5 * k / PASSES
+        clean, _ = yield from relayed(steps, partial(_later, begun))
+    return scale, clean.div_(scale.gain)
+
+
+def _later(begun: float, share: float) -> tuple[float, float]:
+    return begun + 0.5 / PASSES * share, math.nan
+
+
+def _mixed(
+    clean: torch.Tensor, coarse: list[tuple[CoarseScale, torch.Tensor, float]], share: float = 1.0
+) -> torch.Tensor:
+    """The image with its low frequencies nearer to those of the coarse ones."""
+    changes = [scale.change(clean, small).mul_(share * own) for scale, small, own in coarse]
+    return clean + sum(changes) if changes else clean
+
+
+def _group(recipe: Denoise, channels: int, number: int) -> int:
+    """Patches in a group of a pass, counted from 0."""
+    group = recipe.group or (64 if channels == 1 else 48)
+    return max(4, round(LATER_GROUP * group)) if number else group
 
 
 def standing_out(noisy: torch.Tensor, clean: torch.Tensor, noise: Noise) -> torch.Tensor:

@@ -407,8 +407,19 @@ class Denoise(Recipe):
         None,
         ge=0,
         le=8,
-        description="Patch posteriors, each on the result of the one before (default: 2, or 3 where "
-        "the noise is nearly as strong as the picture).",
+        description="Patch posteriors, each on the result of the one before (default: 2).",
+    )
+    coarse: tuple[float, ...] = Field(
+        (1.5, 2.0),
+        max_length=8,
+        description="Where noise is strong the image is also denoised with its sides divided by these "
+        "numbers, and the low frequencies mixed in; none: not.",
+    )
+    coarse_weight: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Share of the finest of these in the mixture; the next has half of it, and so on.",
     )
     block: int = Field(
         256,
@@ -416,6 +427,18 @@ class Denoise(Recipe):
         le=8192,
         description="Side of the pieces a large image is worked on in, in pixels.",
     )
+
+    @field_validator("coarse", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (int, float)) else value
+
+    @field_validator("coarse")
+    @classmethod
+    def _sensible_coarse(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 1.1 <= factor <= 8 for factor in value) or list(value) != sorted(set(value)):
+            raise ValueError("must be rising numbers from 1.1 to 8, such as 1.5, 2")
+        return value
 
     @field_validator("blind_spot")
     @classmethod

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from knitcore.recipe import PRESETS, RECIPES
 
-_FIT = ("preset", "seed", "device")
+_FIT = ("preset", "seed", "device", "precision")
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "inpaint": {
         "Fit": (*_FIT, "fill", "ensemble", "steps", "validation"),
