@@ -15,10 +15,7 @@ import torch
 # highest frequencies are cut off from what they belong to
 FULL, NONE = 0.55, 0.85
 LEAST_SIDE = 16  # pixels of a coarse image
-WEAK, STRONG = (
-    16.0,
-    8.0,
-)  # the picture's variance over the noise's: nothing is mixed in, or all of it
+WEAK, STRONG = 18.0, 12.0  # the picture's variance over the noise's: none is mixed in, or all
 
 
 class CoarseScale:

@@ -1,0 +1,140 @@
+"""Coarser copies of a noisy image, and what is mixed in from them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import knitcore
+from knitcore.coarse_scales import CoarseScale, coarse_shares, cosines
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def draw() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def wave(sides: tuple[int, int], y: int, x: int) -> torch.Tensor:
+    """A product of cosines with so many half waves along each side."""
+    rows, columns = (
+        torch.cos(math.pi * k * (torch.arange(n, dtype=torch.float64) + 0.5) / n)
+        for n, k in zip(sides, (y, x), strict=True)
+    )
+    return (rows[:, None] * columns).float()
+
+
+def test_the_transform_is_orthonormal() -> None:
+    full = cosines(12, 12)
+    torch.testing.assert_close(full @ full.T, torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(cosines(12, 5), full[:5])
+
+
+def test_grey_levels_and_slow_waves_are_the_same_at_the_coarse_resolution() -> None:
+    scale = CoarseScale((48, 60), 1.5, CPU)
+    torch.testing.assert_close(
+        scale.shrink(torch.full((2, 1, 48, 60), 7.0)), torch.full((2, 1, 32, 40), 7.0)
+    )
+    small = scale.shrink(wave((48, 60), 4, 9))
+    torch.testing.assert_close(small, wave((32, 40), 4, 9), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0])
+def test_white_noise_stays_white_and_gets_weaker(factor: float, draw: torch.Generator) -> None:
+    noise = torch.randn(4, 1, 192, 180, generator=draw)
+    scale = CoarseScale((192, 180), factor, CPU)
+    small = scale.shrink(noise) * scale.gain
+    assert scale.gain == pytest.approx(factor, rel=0.01)
+    assert float(small.var()) == pytest.approx(1, rel=0.05)
+    for shift in ((0, 1), (1, 0), (1, 1)):
+        beside = small.roll(shift, (2, 3))
+        assert abs(float((small * beside).mean())) < 0.02
+
+
+def test_what_the_coarse_image_has_more_of_is_added_at_full_resolution(
+    draw: torch.Generator,
+) -> None:
+    values = torch.rand(3, 2, 48, 60, generator=draw)
+    scale = CoarseScale((48, 60), 2.0, CPU)
+    small = scale.shrink(values)
+    torch.testing.assert_close(
+        scale.change(values, small), torch.zeros_like(values), atol=1e-5, rtol=0
+    )
+    more = scale.change(values, small + wave((24, 30), 3, 5))
+    torch.testing.assert_close(more, wave((48, 60), 3, 5).expand_as(values), atol=1e-4, rtol=0)
+    # the highest waves of the coarse image are not trusted
+    none = scale.change(values, small + wave((24, 30), 23, 5))
+    torch.testing.assert_close(none, torch.zeros_like(values), atol=1e-5, rtol=0)
+
+
+def test_shares_follow_the_noise() -> None:
+    assert coarse_shares(0.4, 3, 2.0) == [0.4, 0.2, 0.1]
+    assert coarse_shares(0.4, 2, 15.0) == pytest.approx([0.2, 0.1])
+    assert coarse_shares(0.4, 2, 30.0) == []
+    assert coarse_shares(0.0, 2, 2.0) == []
+
+
+@pytest.fixture
+def stripes() -> np.ndarray:
+    """Stripes and a slope, 96 × 96: more of them in a patch of the coarse image."""
+    y, x = np.mgrid[:96, :96]
+    return (120 + 0.4 * y + 25 * np.sin((x + 0.5 * y) / 2.5)).astype(np.float32)
+
+
+def error(image: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((image - truth) ** 2)))
+
+
+@pytest.mark.parametrize("axes", ["YX", "ZYX", "YXS"])
+def test_strong_noise_is_taken_away_better(
+    axes: str, stripes: np.ndarray, rng: np.random.Generator
+) -> None:
+    truth = {
+        "YX": stripes,
+        "ZYX": np.stack([stripes, stripes]),
+        "YXS": np.stack([stripes, stripes / 2, 255 - stripes], -1),
+    }[axes]
+    noisy = (truth + rng.normal(0, 30, truth.shape)).astype(np.float32)
+    told = {"axes": axes, "steps": 100, "sigma": 30.0}
+    alone = knitcore.denoise(noisy, coarse_weight=0, **told)
+    mixed = knitcore.denoise(noisy, **told)
+    assert error(mixed.image, truth) < 0.97 * error(alone.image, truth)
+    assert np.mean(np.abs(mixed.image - truth) <= 2 * mixed.std) > 0.9
+
+
+def test_noise_that_grows_with_the_signal_keeps_its_strength(
+    stripes: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Were its gain taken wrongly at the coarse scale, bright parts would be smoothed otherwise."""
+    truth = stripes / 10
+    noisy = rng.poisson(truth).astype(np.float32)
+    told = {"gain": 1.0, "offset": 0.0, "steps": 100}
+    alone = knitcore.denoise(noisy, coarse_weight=0, **told)
+    mixed = knitcore.denoise(noisy, **told)
+    assert error(mixed.image, truth) < error(alone.image, truth)
+
+
+def test_weak_noise_is_left_to_the_full_image(
+    stripes: np.ndarray, rng: np.random.Generator
+) -> None:
+    noisy = (stripes + rng.normal(0, 3, stripes.shape)).astype(np.float32)
+    told = {"sigma": 3.0, "steps": 20}
+    alone = knitcore.denoise(noisy, coarse=(), **told)
+    np.testing.assert_array_equal(knitcore.denoise(noisy, **told).image, alone.image)
+
+
+def test_small_images_have_no_coarser_ones(rng: np.random.Generator) -> None:
+    noisy = rng.normal(100, 20, (12, 20)).astype(np.float32)
+    told = {"sigma": 20.0, "steps": 20}
+    alone = knitcore.denoise(noisy, coarse=(), **told)
+    np.testing.assert_array_equal(knitcore.denoise(noisy, **told).image, alone.image)
+
+
+@pytest.mark.parametrize("coarse", [(2.0, 1.5), (0.5,), (20.0,), "many"])
+def test_factors_that_make_no_sense_are_refused(coarse: object) -> None:
+    with pytest.raises(knitcore.RecipeError, match="coarse"):
+        knitcore.denoise(np.zeros((20, 20)), coarse=coarse)
