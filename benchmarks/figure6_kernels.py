@@ -21,6 +21,7 @@ from common import (
     add_run_options,
     data_folder,
     run_cases,
+    say,
     table,
     threads_line,
     timed,
@@ -161,7 +162,11 @@ def main() -> None:
     page = summary(rows, options.side, options.steps, threads_line(options.jobs))
     options.out.with_suffix(".md").write_text(page)
     picture = PICTURE if options.out.parent == RESULTS else options.out.with_suffix(".png")
-    draw(rows, options.out).save(picture, optimize=True)
+    lost = [row for row in rows if not saved_kernel(row, options.out).exists()]
+    if lost and picture.exists():
+        say(f"{len(lost)} of {len(rows)} kernels were found elsewhere: the picture stays as it is")
+    else:
+        draw(rows, options.out).save(picture, optimize=True)
     print(page)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +37,8 @@ MODULES = {
     "noise2fast": "noise2fast",
 }
 LEARNED = (*MODULES, "paper")
+# one small network leaves most of a GPU idle: so many images are fitted on it side by side
+GPU_JOBS = 8
 FIELDS = ["image", "column", "method", "recipe", "side", "steps", "pixels"]
 FIELDS += ["psnr", "ssim", "psnr_whole", "ssim_whole", "seconds", "cpu_seconds"]
 
@@ -146,6 +149,8 @@ def run_table(
     if "bm3d" in asked and find_spec("bm3d") is None:
         say("bm3d is not installed: its rows stay as they are")
         asked.remove("bm3d")
+    if options.device.startswith("cuda") and options.jobs == 1:
+        options.jobs = min(GPU_JOBS, os.cpu_count() or 1)
     cases = [
         {"image": image, "column": column, "method": method}
         for image in (QUICK if options.quick else ORDER[: options.images])

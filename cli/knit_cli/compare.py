@@ -18,7 +18,10 @@ from knit_cli.render import Terminal, shown
 from knitcore.errors import Cancelled, FileError, InputError, KnitError
 
 TASKS = ("inpaint", "denoise", "super-resolve")
-COLUMNS = ("method", "title", "status", "seconds", "steps", "device", "psnr", "ssim", "file")
+COLUMNS = (
+    *("method", "title", "status", "seconds", "steps", "device"),
+    *("seed", "sigma", "scale", "psnr", "ssim", "file"),
+)
 
 
 @dataclass
@@ -31,6 +34,9 @@ class Row:
     seconds: float = math.nan
     steps: int = 0
     device: str = ""
+    seed: int | str = ""  # of what draws random numbers
+    sigma: float | str = ""  # where it was given
+    scale: float | str = ""
     psnr: float = math.nan
     ssim: float = math.nan
     file: str = ""
@@ -263,7 +269,16 @@ def _plan(values: dict[str, Any]) -> _Plan:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be made: {error.strerror}") from None
-    rows = [Row(name, METHODS[task][name].title) for name in names]
+    rows = [
+        Row(
+            name,
+            METHODS[task][name].title,
+            seed=values["seed"] if METHODS[task][name].steps or name == "fast" else "",
+            sigma="" if values["sigma"] is None else values["sigma"],
+            scale=values["scale"] if task == "super-resolve" else "",
+        )
+        for name in names
+    ]
     limit = values["max_seconds"]
     return _Plan(task, source, picture, hole, truth, kernel, out, rows, limit, steps)
 

@@ -42,6 +42,19 @@ def test_a_fill_is_scored_in_the_mask_and_each_result_is_a_file_like_the_input(f
         assert sheet.size[0] > 4 * 230  # input, truth, two results side by side
 
 
+def test_the_table_says_how_to_repeat_it(folder, knit):
+    words = ["compare", "denoise", "cells.tif", "-q", "--overwrite", "--seed", "4", "-o", "out"]
+    knit(*words, "--sigma", "90", "--methods", "mlp,nlm", "--steps", "mlp=3")
+    rows = table(folder / "out")
+    assert [(row["seed"], row["sigma"], row["scale"]) for row in rows.values()] == [
+        ("4", "90.0", ""),
+        ("", "90.0", ""),
+    ]
+    knit("compare", "super-resolve", "cells.tif", "--methods", "bicubic", "-o", "more", "-q")
+    (row,) = table(folder / "more").values()
+    assert (row["sigma"], row["scale"]) == ("", "2.0")
+
+
 def test_the_mask_hides_the_truth_from_every_method(folder, knit):
     other = tifffile.imread(folder / "cells.tif")
     other[np.asarray(PIL.Image.open(folder / "dust.png")) > 0] = 60000
