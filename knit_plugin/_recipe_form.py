@@ -107,8 +107,7 @@ class RecipeForm(QWidget):
             widget.native.setToolTip(field.description or "")
             rows.addRow(widget.native)
             return
-        text = name.replace("_", " ").capitalize().replace("Nan ", "NaN ")
-        add_row(rows, text, widget.native, field.description or "")
+        add_row(rows, label_of(name), widget.native, field.description or "")
 
     def add_basic_row(self, text: str, native: QWidget, tip: str) -> None:
         """Add an input that is no field of the recipe below the basic ones."""
@@ -303,6 +302,25 @@ class InputsArea(QScrollArea):
         """Another width wraps the texts in other lines."""
         super().resizeEvent(event)
         self._later.start(0)  # napari's style sheet comes after the first time
+
+
+def label_of(field: str) -> str:
+    """What an input of a recipe's field is called.
+
+    Parameters
+    ----------
+    field : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> label_of("nan_as_hole")
+    'NaN as hole'
+    """
+    return field.replace("_", " ").capitalize().replace("Nan ", "NaN ")
 
 
 def add_keys(widget: QWidget, buttons: Mapping[str, QAbstractButton]) -> None:

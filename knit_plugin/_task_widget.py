@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -39,7 +40,14 @@ from knit_plugin._layers import (
     take,
 )
 from knit_plugin._parts import Box, current_plane, cut, in_view, planes_between
-from knit_plugin._recipe_form import InputsArea, RecipeForm, add_keys, add_row, form_layout
+from knit_plugin._recipe_form import (
+    InputsArea,
+    RecipeForm,
+    add_keys,
+    add_row,
+    form_layout,
+    label_of,
+)
 from knit_plugin._repeat import as_command, as_python, same_in_file, save_input
 from knit_plugin._results import (
     Canvas,
@@ -548,7 +556,7 @@ class TaskWidget(QWidget):
             # when this comes, the picture has been painted
             QTimer.singleShot(0, lambda: layers.measure(began))
         elif isinstance(event, Note):
-            text = without_options(event.text)
+            text = self._in_words(event.text)
             self._notes.append(text)
             if event.level == "warning":
                 from napari.utils.notifications import show_warning
@@ -625,7 +633,7 @@ class TaskWidget(QWidget):
     def _finish_run(self, result: Result) -> None:
         layers, trying = self._layers, self._trying
         self._leave_run()
-        told = [without_options(note["text"]) for note in result.record["notes"]]
+        told = [self._in_words(note["text"]) for note in result.record["notes"]]
         notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
         lines = [self.summary(result), *(note for note in notes if note != self.summed_up)]
         if self._source() not in self.viewer.layers:
@@ -989,10 +997,19 @@ class TaskWidget(QWidget):
                 self.volume.setCurrentIndex(choice)
                 return
 
+    def _in_words(self, text: str) -> str:
+        """A message of the core in this widget's words: no options, and inputs as they are labelled."""
+        text = without_options(text)
+        for form in self._forms():
+            for name in form.inputs:
+                if "_" in name:  # others are words that may stand for themselves
+                    text = re.sub(rf"`?\b{name}\b`?", label_of(name), text)
+        return text
+
     def _show_error(self, text: str) -> None:
         from napari.utils.notifications import show_error
 
-        text = without_options(text)
+        text = self._in_words(text)
         self.panel.show_summary(text)
         show_error(text)
 

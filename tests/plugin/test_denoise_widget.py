@@ -165,7 +165,9 @@ def test_nan_is_refused_or_filled(
     with pytest.raises(knitcore.InputError) as problem:
         knitcore.denoise(knitcore.as_image(broken, name="cells"))
     told = (
-        str(problem.value).replace(" (knit inpaint --mask nan)", "").replace(" (--nan-as-hole)", "")
+        str(problem.value)
+        .replace(" (knit inpaint --mask nan)", "")
+        .replace("nan_as_hole (--nan-as-hole)", "NaN as hole")
     )
     assert messages == [f"error: {told}"]
     assert widget.panel.summary.text() == told

@@ -356,7 +356,7 @@ def test_an_error_of_the_core_is_shown_in_its_words_and_the_widget_stays_usable(
     finish(widget)
     with pytest.raises(knitcore.InputError) as problem:
         knitcore.inpaint(knitcore.as_image(slope, name="cells"), np.ones_like(hole))
-    told = without_options(str(problem.value))
+    told = without_options(str(problem.value)).replace("invert_mask", "Invert mask")
     assert messages == [f"error: {told}"]
     assert widget.panel.summary.text() == told
     assert names(viewer) == ["cells", "Labels"]

@@ -310,7 +310,8 @@ def test_what_is_no_image_is_refused_in_the_cores_words(
     finish(widget)
     with pytest.raises(knitcore.InputError) as problem:
         knitcore.super_resolve(knitcore.as_image(bad, name="odd"))
-    assert messages == [f"error: {without_options(str(problem.value))}"]
+    told = without_options(str(problem.value)).replace("nan_as_hole", "NaN as hole")
+    assert messages == [f"error: {told}"]
     assert names(viewer) == ["odd"]
     assert widget.panel.run_button.isEnabled()
 

@@ -653,7 +653,7 @@ def test_messages_speak_of_inputs_not_of_options(
     viewer.add_labels(np.ones(slope.shape, np.uint8))
     widget.run()
     finish(widget)
-    told = "cells: no known pixel left: the mask covers the whole image. If it is inverted, set invert_mask"
+    told = "cells: no known pixel left: the mask covers the whole image. If it is inverted, set Invert mask"
     assert messages == [f"error: {told}"]
     assert widget.panel.summary.text() == told
 
