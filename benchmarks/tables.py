@@ -133,6 +133,7 @@ def run_table(
     parser = argparse.ArgumentParser(description=str(sys.modules[measure.__module__].__doc__))
     add_data_option(parser)
     add_run_options(parser, methods, out)
+    parser.set_defaults(jobs=None)
     parser.add_argument("--images", type=int, default=len(ORDER), help="how many, in the order set")
     parser.add_argument("--side", type=int, default=SIDE, help="long side; 0: full size")
     parser.add_argument("--full", action="store_true", help="the articles' numbers of steps")
@@ -149,8 +150,9 @@ def run_table(
     if "bm3d" in asked and find_spec("bm3d") is None:
         say("bm3d is not installed: its rows stay as they are")
         asked.remove("bm3d")
-    if options.device.startswith("cuda") and options.jobs == 1:
-        options.jobs = min(GPU_JOBS, os.cpu_count() or 1)
+    if options.jobs is None:
+        on_gpu = options.device.startswith("cuda")
+        options.jobs = min(GPU_JOBS, os.cpu_count() or 1) if on_gpu else 1
     cases = [
         {"image": image, "column": column, "method": method}
         for image in (QUICK if options.quick else ORDER[: options.images])

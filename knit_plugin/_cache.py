@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from dataclasses import replace
@@ -55,8 +56,12 @@ def kept_result(key: str, image: Image) -> Result | None:
     if found is None:
         return None
     _results.move_to_end(key)
-    record = {**found.record, "image": {**found.record["image"], "name": image.name}}
-    return replace(_copied(found, image), record=record)
+    again = _copied(found, image)
+    before = again.record["image"]["name"]
+    again.record["image"]["name"] = image.name
+    for note in again.record["notes"]:
+        note["text"] = note["text"].replace(before, image.name)
+    return again
 
 
 def keep_result(key: str, result: Result, most_mb: float) -> None:
@@ -88,9 +93,10 @@ def trim(most_mb: float) -> None:
 
 
 def _size(result: Result) -> int:
-    return result.image.nbytes + result.synthesised.nbytes + result.std.nbytes
+    kernel = 0 if result.kernel is None else result.kernel.nbytes
+    return result.image.nbytes + result.synthesised.nbytes + result.std.nbytes + kernel
 
 
 def _copied(result: Result, source: Image) -> Result:
     arrays = {name: getattr(result, name).copy() for name in ("image", "synthesised", "std")}
-    return replace(result, source=source, **arrays)
+    return replace(result, source=source, record=copy.deepcopy(result.record), **arrays)

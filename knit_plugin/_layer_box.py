@@ -90,7 +90,11 @@ class LayerBox(QComboBox):
             self.setCurrentIndex(self._layers.index(chosen))
         else:
             # the user's own layers rather than what a run has made of them
-            own = [i for i, layer in enumerate(self._layers) if "knitworks" not in layer.metadata]
+            own = [
+                i
+                for i, layer in enumerate(self._layers)
+                if not any(str(key).startswith("knitworks") for key in layer.metadata)
+            ]
             self.setCurrentIndex((own or [0])[0] if self._layers else -1)
         self.blockSignals(False)
         self.layer_changed.emit()

@@ -47,11 +47,15 @@ class LossPlot(QWidget):
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """A narrow legend takes more lines."""
         super().resizeEvent(event)
+        self._fit_height()
+
+    def _fit_height(self) -> None:
         self.setFixedHeight(PLOT_HEIGHT + self._legend_height(self.width()))
 
     def clear(self) -> None:
         """Before a run."""
         self.curves, self._drawn = {}, None
+        self._fit_height()
         self.update()
 
     def add(self, done: float, losses: dict[str, float]) -> None:
@@ -75,12 +79,14 @@ class LossPlot(QWidget):
                     1:-1:2
                 ]  # every other one, so that a long fit costs no more than a short one
         if set(self.curves) != names:
-            self.setFixedHeight(PLOT_HEIGHT + self._legend_height(self.width()))
+            self._fit_height()
         self.update()
 
     def changeEvent(self, event: QEvent | None) -> None:
-        """Another theme has other colours."""
+        """Another theme has other colours, and perhaps another font."""
         self._drawn = None
+        if event is not None and event.type() == QEvent.Type.FontChange:
+            self._fit_height()
         super().changeEvent(event)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:

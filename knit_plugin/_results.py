@@ -259,7 +259,7 @@ class ResultLayers:
         """Bring the result layer up to date."""
         self.has_shown = True
         if self.layer is None:
-            self.layer = self._add_image(canvas.data)
+            self.layer = self._add_image(canvas.data, select=False)
         elif not self._is_ours():
             return
         elif self._shown is not canvas.data:
@@ -275,14 +275,15 @@ class ResultLayers:
             and self.layer.data is self._shown
         )
 
-    def _add_image(self, data: np.ndarray) -> Any:
+    def _add_image(self, data: np.ndarray, select: bool = True) -> Any:
         from napari.layers import Image
 
         look = look_of(self.source)
         if data.shape != self.source.data.shape:
             look.pop("plane", None)  # it is given in pixels
-        layer = Image(data, name=f"{self.source.name} ({self.done})", **self._place, **look)
-        self._add(layer, select=True)
+        name, told = f"{self.source.name} ({self.done})", {"knitworks_run": self._told}
+        layer = Image(data, name=name, metadata=told, **self._place, **look)
+        self._add(layer, select=select)
         self._shown = data
         return layer
 

@@ -155,7 +155,7 @@ def without_options(text: str) -> str:
     >>> without_options("If it is inverted, set invert_mask (--invert-mask)")
     'If it is inverted, set invert_mask'
     """
-    return re.sub(r"\s*\((?:--|knit )[^()]*\)", "", text)
+    return re.sub(r"\s*\((?:--|knit (?:inpaint|denoise|super-resolve|run) )[^()]*\)", "", text)
 
 
 def menu_button(text: str, tip: str) -> QPushButton:

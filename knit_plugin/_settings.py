@@ -33,7 +33,7 @@ class Preferences:
     ask_above_gb : float
         Ask before a run whose layers take more memory than this.
     remember : bool
-        Open the widgets with the inputs of the last run.
+        Open the widgets with the inputs of the last run, but device and precision.
     autosave_folder : str
         Where results are saved at the end of each run; empty: nowhere.
     cache_mb : float

@@ -84,7 +84,7 @@ PREVIEW_MEMBERS = 2  # nor more networks
 PREVIEW_SECONDS = 8.0  # after which it shows what it has
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
-MOST_LINES = 5  # of a summary; a stack may have a note for each plane
+MOST_NOTES = 5  # of a record in the summary; a stack may have one for each plane
 BREATH = 30  # ms, for the event loop between two layers that are added
 FAR_PLANES = 4.0  # from this ratio of z step to pixel size on, neighbouring planes tell little
 
@@ -634,10 +634,14 @@ class TaskWidget(QWidget):
         layers, trying = self._layers, self._trying
         self._leave_run()
         told = [self._in_words(note["text"]) for note in result.record["notes"]]
-        notes = dict.fromkeys([*self._notes, *told])  # those on the layers are not in the record
-        lines = [self.summary(result), *(note for note in notes if note != self.summed_up)]
+        # those on the layers are not in the record
+        lines = [self.summary(result), *dict.fromkeys(n for n in self._notes if n not in told)]
         if self._source() not in self.viewer.layers:
             lines.append("Its source layer was deleted meanwhile: the run used its own copy.")
+        told = [note for note in dict.fromkeys(told) if note != self.summed_up]
+        lines += told[:MOST_NOTES]
+        if len(told) > MOST_NOTES:
+            lines.append(f"{len(told) - MOST_NOTES} more notes are in the record.")
         if trying:
             lines[0] = f"Preview of {self._tried_sides()} pixels: {lines[0]}"
             if layers is not None and layers.layer is not None:
@@ -650,12 +654,10 @@ class TaskWidget(QWidget):
                 "std": None if std is None else weakref.ref(std),
                 "box": self._last_box,
             }
-        if len(lines) > MOST_LINES + 1:
-            lines[MOST_LINES:] = [
-                f"{len(lines) - MOST_LINES} more notes are in the layer's metadata."
-            ]
         text = "\n".join(lines)
         self.panel.show_summary(text, *self.picture(result))
+        if trying and self._try_again:  # a setting was changed while the layers were added
+            self.preview()
 
     def _tried_sides(self) -> str:
         return " × ".join(str(high - low) for low, high in self._tried_box)
@@ -936,9 +938,14 @@ class TaskWidget(QWidget):
         fields = {k: v for k, v in record["recipe"].items() if k != "recipe_version"}
         try:
             recipe = make_recipe(**fields)
+            lost = self._choose_again(told["layers"] if recipe.task == self.task and told else [])
             self.show_recipe(recipe)
+            if lost:
+                raise InputError(
+                    f"Layer {lost!r}, which that run was for, is not in the viewer. Its settings are "
+                    "filled in: choose layers and press Run."
+                )
             if told:
-                self._choose_again(told["layers"])
                 self._show_part(told["box"], told["shape"])
         except (InputError, RecipeError) as problem:
             self._show_error(str(problem))
@@ -946,25 +953,23 @@ class TaskWidget(QWidget):
         self._show_fit(recipe)
         self.run()
 
-    def _choose_again(self, layers: list[tuple[Any, str]]) -> None:
-        """Choose the layers of an earlier run."""
+    def _choose_again(self, layers: list[tuple[Any, str]]) -> str:
+        """Choose the layers of an earlier run; the name of one that is not there any more, or empty."""
+        lost = ""
         for box, (identity, name) in zip(self.boxes, layers, strict=False):
             # a layer that was saved and opened again has its name only
             same = [one for one in box.layers if one.unique_id == identity] or [
                 one for one in box.layers if one.name == name
             ]
-            if not same:
-                raise InputError(
-                    f"Layer {name!r}, which that run was for, is not in the viewer. Its settings are "
-                    "filled in: choose layers and press Run."
-                )
-            box.layer = same[0]
+            if same:
+                box.layer = same[0]
+            else:
+                lost = lost or name
+        return lost
 
     def _show_part(self, box: Box, shape: tuple[int, ...]) -> None:
         """Choose the planes of an earlier run on an image of some shape."""
         image = take(self.image_box.layer, copy=False)
-        if not plane_axes(image):
-            return
         cut_axes = [a for a, (ends, n) in enumerate(zip(box, shape, strict=True)) if ends != (0, n)]
         if cut_axes and image.shape != shape:
             before, now = (" × ".join(map(str, sides)) for sides in (shape, image.shape))
@@ -972,7 +977,7 @@ class TaskWidget(QWidget):
                 f"That run was for a part of {before} pixels; layer {image.name!r} has {now} now. Its "
                 "settings are filled in: choose the part and press Run."
             )
-        if not cut_axes:
+        if not cut_axes or not plane_axes(image):
             self.part.setCurrentIndex(0)
         elif cut_axes == [0]:
             self.first.setValue(box[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,7 @@ class InpaintWidget(TaskWidget):
         calls = dict.fromkeys(("paint", "data", "labels_update"), self._note_edit)
         calls["set_data"] = self._note_undo
         self._mask_events = [(getattr(events, n), c) for n, c in calls.items() if n in events]
+        self._watched = weakref.ref(self.mask_box.layer)
         self._steps_back = self._undo_steps()
         for event, call in self._mask_events:
             event.connect(call)
@@ -135,7 +137,7 @@ class InpaintWidget(TaskWidget):
 
     def _undo_steps(self) -> tuple[int, ...]:
         """How many strokes of the mask can be taken back and made again; undoing has no event."""
-        layer = self.mask_box.layer
+        layer = self._watched()
         return tuple(len(getattr(layer, name, ())) for name in ("_undo_history", "_redo_history"))
 
     def _note_undo(self, event: Any = None) -> None:

@@ -21,7 +21,6 @@ ADVANCED = (
     "anchor",
     "channels",
     "nan_as_hole",
-    "precision",
     "passes",
     "patch",
     "window",

@@ -8,8 +8,11 @@ and Morel (2017, doi:10.1137/17M1111826), which puts it in their place.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
+
+from knitcore.noise_model import Noise
 
 # Shares of the coarse image's band up to which it counts fully, and from which on not at all: its
 # highest frequencies are cut off from what they belong to
@@ -18,53 +21,112 @@ LEAST_SIDE = 16  # pixels of a coarse image
 WEAK, STRONG = 18.0, 12.0  # the picture's variance over the noise's: none is mixed in, or all
 
 
-class CoarseScale:
-    """From planes to coarser ones and back.
+def cosine_transform(values: torch.Tensor) -> torch.Tensor:
+    """Orthonormal DCT-II along the last axis, by an FFT of the same length (Makhoul 1980)."""
+    n = values.shape[-1]
+    order = torch.cat([values[..., ::2], values[..., 1::2].flip(-1)], -1)
+    out = (torch.fft.fft(order) * _turns(n, values)).real * math.sqrt(2 / n)
+    out[..., 0] /= math.sqrt(2)
+    return out
+
+
+def inverse_cosine_transform(waves: torch.Tensor) -> torch.Tensor:
+    """The inverse of `cosine_transform`."""
+    n = waves.shape[-1]
+    waves = waves * math.sqrt(n / 2)
+    waves[..., 0] *= math.sqrt(2)
+    mirrored = torch.cat([torch.zeros_like(waves[..., :1]), waves[..., 1:].flip(-1)], -1)
+    order = torch.fft.ifft(torch.complex(waves, -mirrored) / _turns(n, waves)).real
+    out = torch.empty_like(waves)
+    out[..., ::2], out[..., 1::2] = order[..., : (n + 1) // 2], order[..., (n + 1) // 2 :].flip(-1)
+    return out
+
+
+def _turns(n: int, like: torch.Tensor) -> torch.Tensor:
+    angle = torch.arange(n, dtype=torch.float64) * (-math.pi / (2 * n))
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(like.device)
+
+
+def to_waves(planes: torch.Tensor) -> torch.Tensor:
+    """Cosine transform of the last two axes."""
+    return cosine_transform(cosine_transform(planes).mT).mT
+
+
+def to_planes(waves: torch.Tensor) -> torch.Tensor:
+    """The inverse of `to_waves`."""
+    return inverse_cosine_transform(inverse_cosine_transform(waves).mT).mT
+
+
+def coarse_sides(sides: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Sides of a coarse plane."""
+    return round(sides[0] / factor), round(sides[1] / factor)
+
+
+def gain_of(sides: tuple[int, int], small: tuple[int, int]) -> float:
+    """White noise of variance 1 has 1 / gain^2 on the coarse planes."""
+    return math.sqrt(math.prod(sides) / math.prod(small))
+
+
+def shrink(values: torch.Tensor, factor: float) -> torch.Tensor:
+    """Planes at a coarser resolution, cut to their lowest waves: (C, Z, Y, X) to (C, Z, Y', X')."""
+    sides = (values.shape[-2], values.shape[-1])
+    high, wide = coarse_sides(sides, factor)
+    # one by one: a transform takes several times the memory of what it transforms
+    planes = [
+        to_planes(to_waves(plane)[..., :high, :wide].contiguous()) for plane in values.flatten(0, 1)
+    ]
+    out = torch.stack(planes).div_(gain_of(sides, (high, wide)))
+    return out.view(*values.shape[:2], high, wide)
+
+
+def mix(
+    values: torch.Tensor, coarse: list[tuple[torch.Tensor, float]], strength: float = 1.0
+) -> torch.Tensor:
+    """Move low waves towards those of coarse images, each by a share of the way.
 
     Parameters
     ----------
-    shape : tuple of int
-        (Y, X) of the planes.
-    factor : float
-        By how much both sides shrink.
-    device : torch.device
+    values : Tensor, shape (C, Z, Y, X)
+        Left as it is.
+    coarse : list of (Tensor, float)
+        Coarse images (C, Z, Y', X'), and their shares.
+    strength : float
+        Times all shares.
 
-    Attributes
-    ----------
-    gain : float
-        White noise of variance 1 has 1 / gain^2 on the coarse planes.
+    Returns
+    -------
+    Tensor, shape (C, Z, Y, X)
     """
-
-    def __init__(self, shape: tuple[int, int], factor: float, device: torch.device) -> None:
-        self._down: list[torch.Tensor] = []
-        self._up: list[torch.Tensor] = []
-        self.gain = 1.0
-        for length in shape:
-            short = max(1, round(length / factor))
-            gain = math.sqrt(length / short)
-            wide, narrow = cosines(length, short), cosines(short, short)
-            share = torch.arange(short, dtype=wide.dtype) / short
-            taper = ((NONE - share) / (NONE - FULL)).clamp(0, 1)
-            self._down.append((narrow.T @ wide / gain).float().to(device))
-            self._up.append((wide.T @ (taper[:, None] * narrow) * gain).float().to(device))
-            self.gain *= gain
-
-    def shrink(self, values: torch.Tensor) -> torch.Tensor:
-        """Planes at the coarse resolution: (..., Y, X) to (..., Y', X')."""
-        return self._down[0] @ values @ self._down[1].T
-
-    def change(self, values: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """What takes the low frequencies of `values` (..., Y, X) to those of `coarse` (..., Y', X')."""
-        return self._up[0] @ (coarse - self.shrink(values)) @ self._up[1].T
+    if not coarse:
+        return values
+    sides = (values.shape[-2], values.shape[-1])
+    out = values.clone()
+    for number, plane in enumerate(out.flatten(0, 1)):
+        waves = to_waves(plane)
+        change = torch.zeros_like(plane)
+        for image, share in coarse:
+            low = image.flatten(0, 1)[number]
+            high, wide = low.shape
+            moved = to_waves(low).mul_(gain_of(sides, (high, wide))) - waves[:high, :wide]
+            change[:high, :wide] += strength * share * taper(low.shape, low.device) * moved
+        plane += to_planes(change)
+    return out
 
 
-def cosines(length: int, count: int) -> torch.Tensor:
-    """The lowest waves of the orthonormal cosine transform (DCT-II): float64, (count, length)."""
-    place = torch.arange(length, dtype=torch.float64) + 0.5
-    wave = torch.arange(count, dtype=torch.float64)[:, None]
-    rows = torch.cos(math.pi / length * wave * place) * math.sqrt(2 / length)
-    rows[0] /= math.sqrt(2)
-    return rows
+def taper(sides: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """How much each wave of a coarse plane counts."""
+    along = [
+        ((NONE - torch.arange(n, device=device) / n) / (NONE - FULL)).clamp(0, 1) for n in sides
+    ]
+    return along[0][:, None] * along[1]
+
+
+def noise_at(noise: Noise, gain: float) -> Noise:
+    """White noise on a coarse image whose values are multiplied by `gain`: as strong as before.
+
+    The variance at a value follows its grey level on the full image, which is smaller by the gain.
+    """
+    return replace(noise, gain=tuple(one / gain for one in noise.gain))
 
 
 def coarse_shares(weight: float, count: int, contrast: float) -> list[float]:

@@ -19,7 +19,7 @@ from knitcore.blind_spot import (
     predicted_share,
     surround,
 )
-from knitcore.coarse_scales import LEAST_SIDE, CoarseScale, coarse_shares
+from knitcore.coarse_scales import LEAST_SIDE, WEAK, coarse_shares, gain_of, mix, noise_at, shrink
 from knitcore.device import fit_threads
 from knitcore.events import Note, Stage, relayed
 from knitcore.fit import random_source
@@ -36,7 +36,7 @@ from knitcore.noise import (
 )
 from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noise
 from knitcore.posterior import posterior_steps
-from knitcore.recipe import Denoise
+from knitcore.recipe import Denoise, with_fields
 
 T = TypeVar("T")
 
@@ -47,7 +47,8 @@ KEPT_PAIR = 4.0  # and so many together with a neighbour
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 PASSES = 2
-COARSE_TIME = 0.15  # of the whole, for each coarse scale
+LONGER = 2  # so many times the steps where noise is weak, and the pilot has more to learn
+COARSE_TIME = 0.6  # of the last pass and the coarse scales before it
 AFTER = 0.5  # share of the coarse images in the result over that in the last pass's pilot
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
@@ -338,7 +339,10 @@ def _noisy_steps(
             if not is_noise(units(mine), flat, quantum):
                 none = replace(units(mine), kind="none")
                 return Denoised(grey(y), grey(y), none, "none", notes)
-    fit = pilot_steps(around, mine, recipe, key, check=not given)
+    contrast = float(y[..., ::2, ::2].var() / mine.variance(y).mean()) - 1
+    longer = LONGER if contrast > WEAK else 1
+    patient = with_fields(recipe, {"steps": longer * recipe.steps})
+    fit = pilot_steps(around, mine, patient, key, check=not given)
     clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
     del fit, around
     if not given and not is_noise(units(mine), flat, quantum):
@@ -346,25 +350,18 @@ def _noisy_steps(
         return Denoised(grey(y), grey(y), none, "none", notes)
     yield Stage(0.3, "predict", values=grey(clean))
     passes = PASSES if recipe.passes is None else recipe.passes
-    coarse: list[tuple[CoarseScale, torch.Tensor, float]] = []
-    until = 0.3
-    if passes and len(mine.along_y) == len(mine.along_x) == 1:
-        contrast = float(clean[..., ::2, ::2].var() / mine.variance(clean).mean())
-        factors = [f for f in recipe.coarse if min(y.shape[2:]) / f >= LEAST_SIDE]
-        shares = coarse_shares(recipe.coarse_weight, len(factors), contrast)
-        until = 0.3 + COARSE_TIME * len(shares)
-        for factor, share in zip(factors, shares, strict=False):
-            work = _at_coarse_scale(y, mine, hidden, factor, recipe, key)
-            at = (0.3 + COARSE_TIME * len(coarse), 0.3 + COARSE_TIME * (len(coarse) + 1))
-            pair = yield from _staged(work, *at, f"denoise at 1/{factor:g} of the size")
-            coarse.append((*pair, share))
-    done, first = until, until
+    coarse: list[tuple[torch.Tensor, float]] = []
+    done = 0.3
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
     for k in range(passes):
         text = f"patch posteriors {k + 1} of {passes}"
-        until = first + (1 - first) * (k + 1) / passes
+        until = 0.3 + 0.7 * (k + 1) / passes
         if k == passes - 1:
-            clean = _mixed(clean, coarse)
+            pause = done + COARSE_TIME * (until - done)
+            finding = _coarse_images(y, clean, mine, hidden, recipe, key)
+            coarse = yield from _staged(finding, done, pause, "denoise at lower resolution")
+            done = pause if coarse else done
+            clean = mix(clean, coarse)
         steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
         clean, variance = yield from _staged(steps, done, until, text)
         done = until
@@ -381,7 +378,7 @@ def _noisy_steps(
                 clean, variance = yield from _staged(steps, done, done, text)
         if k + 1 < passes:
             yield Stage(done, text, values=grey(clean))
-    clean = _mixed(clean, coarse, AFTER)
+    clean = mix(clean, coarse, AFTER)
     del coarse
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
     left, level = (v.reshape(C, -1)[:, some] for v in (y, clean))
@@ -412,40 +409,45 @@ def _noisy_steps(
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
 
 
-def _at_coarse_scale(
+def _coarse_images(
     noisy: torch.Tensor,
+    clean: torch.Tensor,
     noise: Noise,
     hidden: set[tuple[int, int]],
-    factor: float,
     recipe: Denoise,
     key: str,
-) -> Generator[tuple[float, float], None, tuple[CoarseScale, torch.Tensor]]:
-    """The image denoised with its sides divided by a factor, by a pilot and passes of its own."""
+) -> Generator[tuple[float, float], None, list[tuple[torch.Tensor, float]]]:
+    """The image denoised at lower resolutions, each with the share it is to have in the result.
+
+    Each has a pilot and passes of its own: what only refines the full image is of less help.
+    """
+    if len(noise.along_y) + len(noise.along_x) > 2:
+        return []  # correlated noise would be correlated otherwise there
     C, _, Y, X = noisy.shape
-    scale = CoarseScale((Y, X), factor, noisy.device)
-    # in units in which the noise is as strong as on the full image
-    small = scale.shrink(noisy).mul_(scale.gain)
-    own = replace(noise, gain=tuple(gain / scale.gain for gain in noise.gain))
-    key = f"{key} 1/{factor:g}"
-    pilot = pilot_steps(surround(small, hidden), own, recipe, key, check=False)
-    clean, _ = yield from relayed(pilot, lambda at: (0.5 * at[0], at[1]))
-    for k in range(PASSES):
-        steps = posterior_steps(small, clean, own, recipe, _group(recipe, C, k))
-        begun = 0.5 + 0.5 * k / PASSES
-        clean, _ = yield from relayed(steps, partial(_later, begun))
-    return scale, clean.div_(scale.gain)
+    contrast = float(clean[..., ::2, ::2].var() / noise.variance(clean).mean())
+    factors = [factor for factor in recipe.coarse if min(Y, X) / factor >= LEAST_SIDE]
+    shares = coarse_shares(recipe.coarse_weight, len(factors), contrast)
+    parts, found = (PASSES + 1) * len(shares), []
+    for number, (factor, share) in enumerate(zip(factors, shares, strict=False)):
+        small = shrink(noisy, factor)
+        gain = gain_of((Y, X), (small.shape[2], small.shape[3]))
+        # in units in which the noise is as strong as on the full image
+        small, own = small.mul_(gain), noise_at(noise, gain)
+        over = number * (PASSES + 1)
+        around, name = surround(small, hidden), f"{key} 1/{factor:g}"
+        fit = pilot_steps(around, own, recipe, name, check=False)
+        result, _ = yield from relayed(fit, partial(_part_done, over, parts))
+        for k in range(1, PASSES + 1):
+            steps = posterior_steps(small, result, own, recipe, _group(recipe, C, k - 1))
+            result, _ = yield from relayed(steps, partial(_part_done, over + k, parts))
+        found.append((result.div_(gain), share))
+    return found
 
 
-def _later(begun: float, share: float) -> tuple[float, float]:
-    return begun + 0.5 / PASSES * share, math.nan
-
-
-def _mixed(
-    clean: torch.Tensor, coarse: list[tuple[CoarseScale, torch.Tensor, float]], share: float = 1.0
-) -> torch.Tensor:
-    """The image with its low frequencies nearer to those of the coarse ones."""
-    changes = [scale.change(clean, small).mul_(share * own) for scale, small, own in coarse]
-    return clean + sum(changes) if changes else clean
+def _part_done(over: int, parts: int, at: float | tuple[float, float]) -> tuple[float, float]:
+    """Share of all parts that is done, and the loss, if the part under way has one."""
+    share, loss = at if isinstance(at, tuple) else (at, math.nan)
+    return (over + share) / parts, loss
 
 
 def _group(recipe: Denoise, channels: int, number: int) -> int:

@@ -30,6 +30,7 @@ from knitcore.networks import (
     DegradationKernel,
     Discriminator,
     FourierFeatures,
+    HiddenLayers,
     PatchCentre,
     PatchMLP,
     Reconstructor,
@@ -348,10 +349,10 @@ def build_networks(
         depth = recipe.reconstructor_depth
         reconstructor = Reconstructor(generators, patch, recipe.width, depth, residual, sigmoid)
     discriminator = Discriminator(generators, patch, recipe.width) if recipe.discriminator else None
-    precision = usable_precision(recipe.precision, device)
     for network in (patch_mlp, reconstructor, discriminator):
-        if isinstance(network, PatchMLP | Reconstructor | Discriminator):
-            network.hidden.precision = precision
+        for part in network.modules() if network is not None else ():
+            if isinstance(part, HiddenLayers):
+                part.precision = usable_precision(recipe.precision, device)
     if discriminator is not None:
         discriminator.to(device)
     return (patch_mlp.to(device), reconstructor.to(device)), discriminator

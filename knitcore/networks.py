@@ -33,7 +33,7 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-class HiddenLayers(nn.ModuleList):
+class HiddenLayers(nn.Module):
     """Layers in front of a network's last one, which alone always computes in float32.
 
     Attributes
@@ -45,14 +45,15 @@ class HiddenLayers(nn.ModuleList):
     precision = "float32"
 
     def __init__(self, generators: list[torch.Generator], sizes: list[int]) -> None:
+        super().__init__()
         layers = [EnsembleLinear(generators, a, b) for a, b in itertools.pairwise(sizes)]
-        super().__init__(layers)
+        self.layers = nn.ModuleList(layers)
 
     def forward(
         self, x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         with lean(x.device, self.precision):
-            for layer in self:
+            for layer in self.layers:
                 x = activation(layer(x))
         return x.float()
 

@@ -83,13 +83,14 @@ class Run(Generic[R]):
             self.notes.append(found)
         return found
 
-    def choose_device(self) -> Generator[Event, None, torch.device]:
-        """Load torch and choose the device; a note where it cannot do what the recipe asks for."""
+    def choose_device(self, networks: bool = True) -> Generator[Event, None, torch.device]:
+        """Load torch and choose the device; a note where it cannot do what networks are asked to."""
         yield self.progress("load torch")
         from knitcore.device import choose_device, usable_precision
 
         device = choose_device(self.recipe.device)
-        if usable_precision(self.recipe.precision, device) != self.recipe.precision:
+        usable = usable_precision(self.recipe.precision, device)
+        if networks and usable != self.recipe.precision:
             yield self.note(
                 f"{device} has no units for {self.recipe.precision}: computed in float32"
             )

@@ -166,7 +166,7 @@ def _super_resolve(
     )
     if text := saturation(source):
         yield run.note(text)
-    device = yield from run.choose_device()
+    device = yield from run.choose_device(networks=recipe.method == "knitwork")
     from knitcore.upscaling import kernel_notes, upscale_steps
 
     joint = channels_together(source, recipe)

@@ -35,7 +35,7 @@ class Row:
     steps: int = 0
     device: str = ""
     seed: int | str = ""  # of what draws random numbers
-    sigma: float | str = ""  # where it was given
+    sigma: float | str | None = ""  # where it was given
     scale: float | str = ""
     psnr: float = math.nan
     ssim: float = math.nan
@@ -51,7 +51,7 @@ class Row:
             if name in numbers:
                 value = "" if math.isnan(value) else f"{value:.{numbers[name]}f}"
             out[name] = str(value) if value != 0 or name not in ("steps",) else ""
-        return out
+        return {name: "" if value == "None" else value for name, value in out.items()}
 
 
 def _list_methods(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -273,14 +273,21 @@ def _plan(values: dict[str, Any]) -> _Plan:
         Row(
             name,
             METHODS[task][name].title,
-            seed=values["seed"] if METHODS[task][name].steps or name == "fast" else "",
-            sigma="" if values["sigma"] is None else values["sigma"],
+            seed=values["seed"]
+            if METHODS[task][name].steps or not METHODS[task][name].module
+            else "",
+            sigma=values["sigma"] if task == "denoise" and _told_sigma(METHODS[task][name]) else "",
             scale=values["scale"] if task == "super-resolve" else "",
         )
         for name in names
     ]
     limit = values["max_seconds"]
     return _Plan(task, source, picture, hole, truth, kernel, out, rows, limit, steps)
+
+
+def _told_sigma(method: Any) -> bool:
+    """Whether a denoiser makes use of the noise's strength where it is given: learned peers do not."""
+    return not method.module or not method.steps
 
 
 def _file_name(image: Path, method: str) -> str:

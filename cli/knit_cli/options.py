@@ -13,16 +13,16 @@ from pydantic.fields import FieldInfo
 
 from knitcore.recipe import PRESETS, RECIPES
 
-_FIT = ("preset", "seed", "device", "precision")
+_FIT = ("preset", "seed", "device")
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "inpaint": {
-        "Fit": (*_FIT, "fill", "ensemble", "steps", "validation"),
+        "Fit": (*_FIT, "precision", "fill", "ensemble", "steps", "validation"),
         "Mask": ("mask_label", "invert_mask", "alpha_channel", "saturated_as_hole"),
     },
     "denoise": {
         "Noise": ("noise", "sigma", "gain", "offset", "blind_spot"),
         "Image": ("channels", "planes", "hot_pixels", "nan_as_hole"),
-        "Fit": (*_FIT, "steps"),
+        "Fit": (*_FIT, "precision", "steps"),
     },
     "super-resolve": {
         "Scale and kernel": ("scale", "kernel", "anchor"),

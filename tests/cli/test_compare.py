@@ -44,11 +44,12 @@ def test_a_fill_is_scored_in_the_mask_and_each_result_is_a_file_like_the_input(f
 
 def test_the_table_says_how_to_repeat_it(folder, knit):
     words = ["compare", "denoise", "cells.tif", "-q", "--overwrite", "--seed", "4", "-o", "out"]
-    knit(*words, "--sigma", "90", "--methods", "mlp,nlm", "--steps", "mlp=3")
+    knit(*words, "--sigma", "90", "--methods", "mlp,nlm,fast", "--steps", "mlp=3")
     rows = table(folder / "out")
     assert [(row["seed"], row["sigma"], row["scale"]) for row in rows.values()] == [
-        ("4", "90.0", ""),
+        ("4", "", ""),  # not told to a learned method
         ("", "90.0", ""),
+        ("4", "90.0", ""),
     ]
     knit("compare", "super-resolve", "cells.tif", "--methods", "bicubic", "-o", "more", "-q")
     (row,) = table(folder / "more").values()

@@ -90,3 +90,10 @@ def test_what_hidden_layers_give_is_single_precision_and_near() -> None:
     assert lean.dtype == torch.float32
     assert not torch.equal(lean, exact)
     assert torch.allclose(lean, exact, atol=0.02 * float(exact.max()))
+
+
+def test_enlarging_without_networks_has_nothing_to_say_of_it(picture: np.ndarray) -> None:
+    result = knitcore.super_resolve(
+        picture, 2, kernel="delta", passes=1, precision="bfloat16", device="cpu"
+    )
+    assert not any("bfloat16" in note["text"] for note in result.record["notes"])

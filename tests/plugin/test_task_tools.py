@@ -595,11 +595,60 @@ def test_what_is_undone_in_the_mask_starts_a_preview_again(
     widget.form.inputs["steps"].value = 100_000
     widget.preview()
     fitting(widget)
+    assert not widget._again_timer.isActive()
     mask.undo()
+    assert widget._again_timer.isActive()
     widget.form.inputs["steps"].value = 2
     finish(widget)
     assert before < after
     assert f"Filled {before} pixels" in widget.panel.summary.text()
+
+
+def test_another_mask_s_strokes_are_no_change_of_this_one(
+    inpainted: tuple[Any, Any], finish: Wait, fitting: Wait
+) -> None:
+    viewer, widget = inpainted
+    mask = viewer.layers["hole"]
+    mask.brush_size = 3
+    mask.paint((5, 5), 1)
+    other = viewer.add_labels(mask.data.copy(), name="other")
+    widget.mask_box.layer = mask
+    widget.form.inputs["steps"].value = 100_000
+    widget.run()
+    fitting(widget)
+    widget.mask_box.layer = other
+    mask.refresh()
+    assert widget.remark == ""
+    widget.cancel()
+    finish(widget)
+
+
+def test_a_setting_changed_at_the_very_end_of_a_preview_starts_it_again(
+    inpainted: tuple[Any, Any], finish: Wait, qtbot: Any
+) -> None:
+    _, widget = inpainted
+    widget.form.inputs["steps"].value = 2
+    widget.preview()
+    qtbot.waitUntil(lambda: bool(widget._pending), timeout=60_000)
+    widget.mask_form.inputs["mask_label"].value = 1
+    widget._preview_again()
+    finish(widget)
+    assert "Filled 64 pixels" in widget.panel.summary.text()
+
+
+def test_of_many_notes_the_summary_has_some_and_says_so(
+    dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
+) -> None:
+    viewer, widget = dock(steps=1)
+    viewer.add_image(np.stack([slope] * 9), name="movie", axis_labels=tuple("tyx"))
+    viewer.add_labels(hole, name="mask")
+    widget.run()
+    finish(widget)
+    notes = viewer.layers["movie (inpainted)"].metadata["knitworks"]["notes"]
+    lines = widget.panel.summary.text().splitlines()
+    assert len(notes) == 9  # one of each plane: the members strayed
+    assert lines[-1] == "4 more notes are in the record."
+    assert any("each of 9 planes" in line for line in lines)  # what is on the layers stays
 
 
 def test_a_widget_opened_later_chooses_what_the_user_has_drawn(
