@@ -646,9 +646,10 @@ def test_of_many_notes_the_summary_has_some_and_says_so(
     finish(widget)
     notes = viewer.layers["movie (inpainted)"].metadata["knitworks"]["notes"]
     lines = widget.panel.summary.text().splitlines()
-    assert len(notes) == 9  # one of each plane: the members strayed
-    assert lines[-1] == "4 more notes are in the record."
-    assert any("each of 9 planes" in line for line in lines)  # what is on the layers stays
+    assert len(notes) == 10  # one of each plane: the members strayed; and one on the mask
+    assert lines[-1] == "5 more notes are in the record."
+    assert len(lines) == 1 + 5 + 1
+    assert "each of 9 planes" in lines[1]
 
 
 def test_a_widget_opened_later_chooses_what_the_user_has_drawn(
