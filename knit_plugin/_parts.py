@@ -102,7 +102,12 @@ def in_view(taken: Taken, layer: Any, viewer: Any, most: int) -> Box:
     if getattr(layer, "multiscale", False):
         factors = np.asarray(layer.downsample_factors[layer.data_level])
         corners = corners * factors[: taken.ndim]
+    # where the camera looks: the corners above are cut to the layer, or all of it in a small pyramid
     shown = set(viewer.dims.displayed)
+    point = np.asarray(viewer.dims.point, float)
+    for axis, at in zip(viewer.dims.displayed, viewer.camera.center[-len(shown) :], strict=True):
+        point[axis] = at
+    middle = np.asarray(layer.world_to_data(point[-taken.ndim :]), float)
     lead = viewer.dims.ndim - taken.ndim
     for axis, letter in enumerate(taken.axes[: taken.ndim]):
         if letter not in "YX":
@@ -113,7 +118,9 @@ def in_view(taken: Taken, layer: Any, viewer: Any, most: int) -> Box:
             low, high = int(corners[0, axis]), min(n, int(np.ceil(corners[1, axis])) + 1)
             low = max(0, min(low, n - 1))
         if high - low > most:
-            low = (low + high - most) // 2
+            seen = axis + lead in shown
+            centre = round(middle[axis]) if seen else (low + high) // 2
+            low = int(np.clip(centre - most // 2, low, high - most))
             high = low + most
         box[axis] = (low, high)
     return tuple(box)

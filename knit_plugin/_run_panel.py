@@ -45,6 +45,7 @@ class RunPanel(QWidget):
         self.stage, self.losses = quiet_line(), quiet_line()
         self.plot = LossPlot()
         self._part = ""  # whose losses are drawn
+        self._cancelled_by_key = False  # then the focus goes back to Run
         self.plot.hide()
         self.summary = wrapped_label()
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -81,8 +82,12 @@ class RunPanel(QWidget):
 
     def show_idle(self, *, ready: bool) -> None:
         """Buttons as between runs; `ready`: a run could start now."""
+        back = self._cancelled_by_key or self.cancel_button.hasFocus()
+        self._cancelled_by_key = False
         self.run_button.setEnabled(ready)
         self.preview_button.setEnabled(ready)
+        if back:
+            self.run_button.setFocus()
         self.cancel_button.setEnabled(False)
         self.cancel_button.setText("Cancel")
         for widget in (self.bar, self.stage, self.losses):
@@ -90,9 +95,11 @@ class RunPanel(QWidget):
 
     def show_running(self) -> None:
         """Buttons and bar as at the start of a run."""
+        self.cancel_button.setEnabled(True)
+        if self.run_button.hasFocus() or self.preview_button.hasFocus():
+            self.cancel_button.setFocus()  # or Qt would take the next one, and Space open a menu
         self.run_button.setEnabled(False)
         self.preview_button.setEnabled(False)
-        self.cancel_button.setEnabled(True)
         self.plot.clear()
         self.plot.hide()
         self.show_summary("")
@@ -102,6 +109,7 @@ class RunPanel(QWidget):
 
     def show_cancelling(self) -> None:
         """Cancel has been pressed and is on its way."""
+        self._cancelled_by_key = self.cancel_button.hasFocus()
         self.cancel_button.setEnabled(False)
         self.cancel_button.setText("Stopping…")
 
@@ -246,7 +254,9 @@ def amount(count: int) -> str:
 
     Examples
     --------
-    >>> amount(900_000), amount(5_000_000_000)
-    ('0.9 MB', '5 GB')
+    >>> amount(900_000), amount(247_000_000), amount(5_000_000_000)
+    ('0.9 MB', '247 MB', '5 GB')
     """
-    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.2g} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.3g} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"

@@ -84,6 +84,7 @@ PREVIEW_MEMBERS = 2  # nor more networks
 PREVIEW_SECONDS = 8.0  # after which it shows what it has
 AGAIN = 400  # ms without another change of the settings, before a preview starts anew
 RECIPE_FILES = "Recipes and records (*.yaml *.yml *.json)"
+MOST_POPUPS = 3  # of warnings in a run; all stand in the summary or the record
 MOST_NOTES = 5  # of a record in the summary; a stack may have one for each plane
 BREATH = 30  # ms, for the event loop between two layers that are added
 FAR_PLANES = 4.0  # from this ratio of z step to pixel size on, neighbouring planes tell little
@@ -114,6 +115,7 @@ class TaskWidget(QWidget):
         self.viewer = napari_viewer
         self.job: Job | None = None
         self._notes: list[str] = []  # of the run under way
+        self._warned = 0  # of them, warnings
         self.remark = ""  # to be shown with the progress of the run
         self._layers: ResultLayers | None = None
         self._pending: list[Any] = []  # what is still to be done in the viewer, step by step
@@ -502,7 +504,7 @@ class TaskWidget(QWidget):
         self.job, self._layers = job, layers
         self._jobs.append(job)
         self._watch_dock()
-        self.remark, self._notes = "", []
+        self.remark, self._notes, self._warned = "", [], 0
         self.start_watching()
         self.panel.show_running()
         if open_layer and not busy():  # a run that waits shows nothing before it begins
@@ -558,7 +560,8 @@ class TaskWidget(QWidget):
         elif isinstance(event, Note):
             text = self._in_words(event.text)
             self._notes.append(text)
-            if event.level == "warning":
+            self._warned += event.level == "warning"
+            if event.level == "warning" and self._warned <= MOST_POPUPS:
                 from napari.utils.notifications import show_warning
 
                 show_warning(text)

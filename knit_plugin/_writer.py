@@ -93,7 +93,7 @@ def _write(path: str, array: np.ndarray, attributes: dict[str, Any]) -> list[str
     if lost := _not_kept(image, path):
         from napari.utils.notifications import show_warning
 
-        show_warning(f"{path}: this format does not keep {lost}; .ome.zarr does")
+        show_warning(f"{path}: this format does not keep {lost}")
     try:
         write_file(image, path, overwrite=True)  # napari has asked already
     except InputError as error:
@@ -114,7 +114,9 @@ def _not_kept(image: Image, path: str) -> str:
             return ""  # told when the layer itself is written
     lost = [a for a, n in image.pixel_size.items() if not np.isclose(known.get(a, 1.0), n)]
     where = f" along {', '.join(lost)}" if len(lost) < len(image.pixel_size) else ""
-    return f"the pixel size{where}" if lost else ""
+    if "S" in image.axes and Path(path).suffix == ".zarr":
+        return "colours as such: they become channels (.tif keeps them)"
+    return f"the pixel size{where} (.ome.zarr does)" if lost else ""
 
 
 def _is_plain(name: str, attributes: dict[str, Any]) -> bool:

@@ -35,6 +35,7 @@ from knit_plugin._recipe_form import add_keys, add_row, form_layout
 from knit_plugin._run_panel import without_options, wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
 from knitcore import Image, InputError, KnitError, load_recipe, read_image
+from knitcore.masks import NUMBERED, WORDS, parse_value
 from knitcore.recipe import RECIPES, Recipe, make_recipe, run_sections
 from knitcore.run_file import RunFile, Source, load_run, save_run
 
@@ -43,7 +44,8 @@ KILL_AFTER = 10_000  # ms from a polite stop to one that cannot be refused
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 RUN_FILE = "knit-run.yaml"
 RUN_FILES = "Run files, recipes and records (*.yaml *.yml *.json)"
-SIGNS = {WAITING: "·", RUNNING: "…", DONE: "✓", FAILED: "✗", STOPPED: "–"}
+LEFT_OUT = "left out"
+SIGNS = {WAITING: "·", RUNNING: "…", DONE: "✓", FAILED: "✗", STOPPED: "–", LEFT_OUT: " "}
 
 
 class PathInput(QWidget):
@@ -254,6 +256,7 @@ class BatchWidget(QWidget):
             and not any(fnmatch(path.name, pattern) for pattern in told.exclude)
             and path.is_file()
         )
+        found = without_masks(found, folder, self.mask_path.text)
         if not found:
             raise InputError(f"{folder}: no image is called {' or '.join(patterns)}")
         return found
@@ -370,8 +373,8 @@ class BatchWidget(QWidget):
             target = Path(self.target.text).expanduser()
             if target.resolve() == Path(self.source.text).expanduser().resolve():
                 raise InputError("Choose another folder for the results than for the images.")
-            if self.task_box.currentText() == "inpaint" and not self.mask_path.text:
-                raise InputError("Say what is to be filled: a mask, or a word such as nan.")
+            if self.task_box.currentText() == "inpaint":
+                _refuse_unknown_mask(self.mask_path.text)
         except (KnitError, OSError) as problem:
             self._fill([])
             self._say(str(problem))
@@ -583,13 +586,15 @@ class BatchWidget(QWidget):
         self._patience.stop()
         self.process.deleteLater()
         self.process = None
-        for path, state in self.states.items():
+        # a run that came to its end has left out what serves as a mask of another image
+        ended = code in (0, 1) and not self._stopping
+        for path, state in list(self.states.items()):
             if state in (WAITING, RUNNING):
-                self._set(path, STOPPED, "")
+                self._set(path, *((LEFT_OUT, "no image of its own") if ended else (STOPPED, "")))
         self._count()
         self.bar.hide()
         broken = STOPPED in self.states.values() and not self._stopping
-        states = list(self.states.values())
+        states = [state for state in self.states.values() if state != LEFT_OUT]
         self.run_button.setEnabled(True)
         self.stop_button.setEnabled(False)
         self.run_button.setText("Resume" if 0 < states.count(DONE) < len(states) else "Run")
@@ -692,6 +697,50 @@ def _without_input(run: RunFile) -> list[str]:
     ]
 
 
+def without_masks(files: list[Path], folder: Path, mask: str) -> list[Path]:
+    """Images of a folder, less the masks that lie beside them.
+
+    Parameters
+    ----------
+    files : list of Path
+    folder : Path
+        Of the images.
+    mask : str
+        As written: a folder, or "suffix:_m".
+
+    Returns
+    -------
+    list of Path
+    """
+    beside = mask.startswith("suffix:") or (
+        bool(mask) and Path(mask).expanduser().resolve() == folder.resolve()
+    )
+    if not beside:
+        return files
+    ending = mask.removeprefix("suffix:") if mask.startswith("suffix:") else "_mask"
+    stems = {(file.parent, file.name.split(".")[0]) for file in files}
+
+    def serves(file: Path) -> bool:
+        stem = file.name.split(".")[0]
+        return stem.endswith(ending) and (file.parent, stem.removesuffix(ending)) in stems
+
+    return [file for file in files if not serves(file)]
+
+
+def _refuse_unknown_mask(mask: str) -> None:
+    if not mask:
+        raise InputError("Say what is to be filled: a mask, or a word such as nan.")
+    word = mask.lower()
+    if word in ("nan", "saturated", "hot", "alpha") or (
+        mask.startswith("suffix:") and mask != "suffix:"
+    ):
+        return
+    if word.startswith(NUMBERED):
+        parse_value(word)
+    elif not Path(mask).expanduser().exists():
+        raise InputError(f"Mask: {mask}: no such file or folder, nor a word ({WORDS}).")
+
+
 def in_words(text: str) -> str:
     """A message of the command in this widget's words.
 
@@ -706,7 +755,6 @@ def in_words(text: str) -> str:
     for theirs, ours in (
         ("use --overwrite", "tick Replace results"),
         ("another -o", "another folder"),
-        ("(--wait)", ""),
     ):
         text = text.replace(theirs, ours)
     return without_options(text)

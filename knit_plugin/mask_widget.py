@@ -15,7 +15,7 @@ from knit_plugin._layer_box import LayerBox
 from knit_plugin._layers import Taken, core_image, core_mask, read, refuse_unfit, take
 from knit_plugin._recipe_form import OptionalNumber, add_keys, add_row, form_layout
 from knit_plugin._results import place_of
-from knit_plugin._run_panel import wrapped_label
+from knit_plugin._run_panel import without_options, wrapped_label
 from knitcore import InputError, Note, drain, grow_mask, mask_from
 
 # What is shown, and the core's word for it
@@ -59,6 +59,7 @@ class MaskWidget(QWidget):
         self._made: Any = None  # the layer made last,
         self._made_data: Any = None  # and its array, as long as it is as we made it
         self._made_hash = 0
+        self._made_for = ("", "")  # the name it was to have, and has
         self.image_box = LayerBox(napari_viewer, (Image,), "no image layer")
         self.source_box = QComboBox()
         self.source_box.addItems(list(SOURCES))
@@ -178,17 +179,20 @@ class MaskWidget(QWidget):
 
         name = f"{made.image.name} (mask)"
         marked = int(np.count_nonzero(made.labels))
-        notes = "\n".join(note.text for note in made.notes)
+        notes = "\n".join(without_options(note.text) for note in made.notes)
         if not marked:
-            self.summary.setText(f"Nothing to mark, so no layer was added.\n{notes}".strip())
+            stays = " The earlier mask stays as it was." if self._made in self.viewer.layers else ""
+            text = f"Nothing to mark, so no layer was added.{stays}"
+            self.summary.setText(f"{text}\n{notes}".strip())
             return
-        ours = self._made in self.viewer.layers and self._made.name == name and self._untouched()
+        ours = self._made_for == (name, getattr(self._made, "name", "")) and self._untouched()
         if ours and self._made_data.shape == made.labels.shape:
             self._made.data = made.labels
         else:
             place = _place(made.image, made.image.ndim - made.labels.ndim)
             self._made = Labels(made.labels, name=name, opacity=0.6, **place)
             self.viewer.add_layer(self._made)
+            self._made_for = (name, self._made.name)  # napari may have put a number behind it
         self._made_data = made.labels
         self._made_hash = _fingerprint(made.labels)
         share = 100 * marked / made.labels.size
@@ -204,12 +208,13 @@ class MaskWidget(QWidget):
         self.summary.setText(f"{text}.\n{notes}".strip())
 
     def _untouched(self) -> bool:
-        same = self._made.data is self._made_data
+        same = self._made in self.viewer.layers and self._made.data is self._made_data
         return same and _fingerprint(self._made_data) == self._made_hash
 
     def _fail(self, text: str) -> None:
         from napari.utils.notifications import show_error
 
+        text = without_options(text)
         self.summary.setText(text)
         show_error(text)
 

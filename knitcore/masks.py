@@ -189,14 +189,17 @@ def _from_word(image: Image, word: str, notes: list[Note]) -> np.ndarray:
     if kind == "saturated":
         if image.dtype.kind not in "iu":
             raise InputError(
-                f"{image.name}: {image.dtype} has no saturation level; use value=NUMBER"
+                f"{image.name}: {image.dtype} has no saturation level; mark a value instead "
+                "(--mask value=NUMBER)"
             )
         top = np.iinfo(image.dtype).max
         found = _pixels(image, lambda plane: plane == top)
         if not found.any():
             brightest = max(int(np.max(np.asarray(part))) for part in image.data)
-            text = f"{image.name}: no pixel at {top}; the highest value is {brightest}"
-            notes.append(Note(f"{text}: if the camera saturates there, use value={brightest}"))
+            text = (
+                f"{image.name}: no pixel at {top}; the highest value is {brightest}: if the camera "
+            )
+            notes.append(Note(f"{text}saturates there, mark that value (--mask value={brightest})"))
         return _told(found, f"saturated (at {top})", image, notes)
     if kind == "hot":
         return _told(_hot(image), "hot or dead", image, notes)

@@ -50,6 +50,7 @@ ORDER = (
     "filling",
     "adam",
     "fit",
+    "coarse_scales",
     "blind_spot",
     "posterior",
     "fast_denoising",

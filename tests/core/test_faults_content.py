@@ -206,7 +206,9 @@ def test_one_of_several_images_is_chosen_by_number(tmp_path, neuron):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for page in (neuron, neuron, neuron[:8, :8]):
             tif.write(page, metadata=None, photometric="minisblack")
-    with pytest.raises(FileError, match=r"2 of 32 x 40, 1 of 8 x 8 .* \(--series\): 0: 2 x 32 x 40"):
+    with pytest.raises(
+        FileError, match=r"2 of 32 x 40, 1 of 8 x 8 .* \(--series\): 0: 2 x 32 x 40"
+    ):
         read_image(tmp_path / "a.tif")
     assert read_image(tmp_path / "a.tif", series=0).shape == (2, 32, 40)
     assert (read_image(tmp_path / "a.tif", series=1).data == neuron[:8, :8]).all()

@@ -202,7 +202,7 @@ def test_saturated_pixels(grey):
     assert "1 pixel saturated (at 255)" in texts(notes)
     fill, notes = resolve_mask(grey, "saturated", DEFAULT)
     assert not fill.any()
-    assert "use value=19" in texts(notes)
+    assert "mark that value (--mask value=19)" in texts(notes)
     with pytest.raises(InputError, match="no saturation level"):
         resolve_mask(as_image(np.zeros((4, 5))), "saturated", DEFAULT)
 

@@ -173,6 +173,44 @@ def test_what_is_missing_is_said_before_the_run(
     assert widget.mask_path.isHidden()
 
 
+@pytest.mark.parametrize("mask", ["folder", "suffix:_m"])
+def test_masks_beside_the_images_are_no_images(
+    mask: str,
+    dock_task: Any,
+    over: Wait,
+    folder: Path,
+    tmp_path: Path,
+    hole: np.ndarray,
+    messages: list[str],
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    ending = "_mask" if mask == "folder" else "_m"
+    for name in ("a", "b", "c"):
+        tifffile.imwrite(folder / f"{name}{ending}.tif", hole)
+    set_up(widget, folder, tmp_path / "results")
+    widget.mask_path.line.setText(str(folder) if mask == "folder" else mask)
+    widget.check()
+    assert list(states(widget)) == ["a.tif", "b.tif", "c.tif"]
+    widget.run_button.click()
+    over(widget)
+    assert states(widget) == {"a.tif": DONE, "b.tif": FAILED, "c.tif": DONE}
+    assert widget.summary.text() == "2 done · 1 failed"
+    assert messages == []
+
+
+@pytest.mark.parametrize("mask", ["hotter", "above=abc", "/no/mask.tif"])
+def test_a_mask_that_is_none_is_told_before_the_run(
+    mask: str, dock_task: Any, folder: Path, tmp_path: Path
+) -> None:
+    _, widget = dock_task(BatchWidget)
+    set_up(widget, folder, tmp_path / "results")
+    widget.mask_path.line.setText(mask)
+    widget.check()
+    assert not widget.run_button.isEnabled()
+    assert mask in widget.hint.text()
+    assert "--" not in widget.hint.text()
+
+
 def test_a_process_that_ends_early_is_told(
     dock_task: Any, over: Wait, folder: Path, tmp_path: Path, messages: list[str]
 ) -> None:

@@ -141,6 +141,34 @@ def test_a_mask_the_user_painted_on_is_left_alone(
     np.testing.assert_array_equal(first.data, painted)
 
 
+def test_its_own_mask_is_replaced_though_the_name_was_taken(
+    dock_task: Any, made: Make, slope: np.ndarray
+) -> None:
+    viewer, widget = dock_task(MaskWidget)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(np.zeros(slope.shape, np.uint8), name="cells (mask)")
+    widget.image_box.layer = viewer.layers["cells"]
+    widget.source_box.setCurrentText("above a value")
+    widget.value_box.setValue(1500)
+    for grow in (0, 1, 2):
+        widget.grow_box.setValue(grow)
+        made(widget)
+    assert [layer.name for layer in viewer.layers] == ["cells", "cells (mask)", "cells (mask) [1]"]
+    widget.value_box.setValue(1e6)
+    made(widget)
+    assert "The earlier mask stays as it was." in widget.summary.text()
+
+
+def test_messages_speak_of_no_options(
+    dock_task: Any, made: Make, slope: np.ndarray, messages: list[str]
+) -> None:
+    viewer, widget = dock_task(MaskWidget)
+    viewer.add_image(slope.astype(np.float32), name="cells")
+    widget.source_box.setCurrentText("saturated pixels")
+    made(widget)
+    assert messages == ["error: cells: float32 has no saturation level; mark a value instead"]
+
+
 def test_a_2d_mask_of_a_stack_is_told_to_serve_each_plane(dock_task: Any, made: Make) -> None:
     viewer, widget = dock_task(MaskWidget)
     stack = viewer.add_image(

@@ -461,6 +461,43 @@ def test_a_result_layer_runs_again_with_its_settings(
     np.testing.assert_array_equal(again.data, first.data)
 
 
+@pytest.mark.parametrize("pyramid", [False, True])
+@pytest.mark.parametrize("at", [(104, 104), (700, 400)])
+def test_a_preview_is_round_the_middle_of_the_view(
+    pyramid: bool, at: tuple[int, int], dock: Dock, finish: Wait
+) -> None:
+    big = np.add.outer(np.arange(800), np.arange(960)).astype(np.uint16)
+    mask = np.zeros(big.shape, np.uint8)
+    mask[at[0] - 3 : at[0] + 3, at[1] - 3 : at[1] + 3] = 1
+    viewer, widget = dock(steps=2)
+    data = [big, big[::2, ::2], big[::4, ::4]] if pyramid else big
+    viewer.add_image(data, name="cells", scale=(0.5, 0.5), multiscale=pyramid)
+    viewer.add_labels(mask, scale=(0.5, 0.5))
+    widget.image_box.layer = viewer.layers["cells"]
+    viewer.camera.center = (0, at[0] / 2, at[1] / 2)
+    viewer.camera.zoom = 2
+    widget.preview()
+    finish(widget)
+    assert "Filled 36 pixels" in widget.panel.summary.text()
+
+
+def test_the_focus_goes_from_run_to_cancel_and_back(
+    inpainted: tuple[Any, Any], finish: Wait, fitting: Wait, qtbot: Any
+) -> None:
+    viewer, widget = inpainted
+    viewer.window._qt_window.show()
+    viewer.window._qt_window.activateWindow()
+    widget.form.inputs["steps"].value = 100_000
+    widget.panel.run_button.setFocus()
+    qtbot.waitUntil(widget.panel.run_button.hasFocus)
+    widget.run()
+    assert widget.panel.cancel_button.hasFocus()
+    fitting(widget)
+    widget.cancel()
+    finish(widget)
+    assert widget.panel.run_button.hasFocus()
+
+
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_a_run_again_is_for_the_same_planes(
     part: int, dock: Dock, finish: Wait, slope: np.ndarray, hole: np.ndarray
