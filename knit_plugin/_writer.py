@@ -115,8 +115,8 @@ def _not_kept(image: Image, path: str) -> str:
     lost = [a for a, n in image.pixel_size.items() if not np.isclose(known.get(a, 1.0), n)]
     where = f" along {', '.join(lost)}" if len(lost) < len(image.pixel_size) else ""
     if "S" in image.axes and Path(path).suffix == ".zarr":
-        return "colours as such: they become channels (.tif keeps them)"
-    return f"the pixel size{where} (.ome.zarr does)" if lost else ""
+        return "colours as such: they become channels; .tif keeps them"
+    return f"the pixel size{where}; .ome.zarr does" if lost else ""
 
 
 def _is_plain(name: str, attributes: dict[str, Any]) -> bool:

@@ -587,7 +587,8 @@ class BatchWidget(QWidget):
         self.process.deleteLater()
         self.process = None
         # a run that came to its end has left out what serves as a mask of another image
-        ended = code in (0, 1) and not self._stopping
+        worked = {DONE, FAILED} & set(self.states.values())
+        ended = code in (0, 1) and bool(worked) and not self._stopping
         for path, state in list(self.states.items()):
             if state in (WAITING, RUNNING):
                 self._set(path, *((LEFT_OUT, "no image of its own") if ended else (STOPPED, "")))

@@ -216,11 +216,13 @@ def test_a_process_that_ends_early_is_told(
 ) -> None:
     _, widget = dock_task(BatchWidget)
     set_up(widget, folder, tmp_path / "results")
-    widget.mask_path.line.setText("no-such-mask.png")
+    # a label, where the mask is a word and has none
+    recipe = knitcore.Inpaint(steps=3, ensemble=1, knit_depth=0, mask_label=1)
+    knitcore.save_recipe(recipe, tmp_path / "recipe.yaml")
     widget.run()
     over(widget)
     assert set(states(widget).values()) == {STOPPED}
-    assert "no-such-mask.png: no such file" in messages[0]
+    assert "needs a mask image, not 'value=0'" in messages[0]
     assert widget.run_button.isEnabled()
 
 
