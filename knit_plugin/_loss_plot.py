@@ -25,7 +25,7 @@ MOST_POINTS = 240
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7")
 SAMPLE, SPACE = 14, 10  # pixels: a line in the legend, and what is between two entries
 PLOT_HEIGHT = 52
-REDRAW = 1.0  # seconds; the panel around is painted more often, and dashes are dear
+REDRAW = 1.0  # seconds; the panel around is painted more often, and curves are dear
 
 
 class LossPlot(QWidget):
@@ -41,8 +41,8 @@ class LossPlot(QWidget):
         self.setAccessibleName("Losses of the fit")
 
     def sizeHint(self) -> QSize:
-        """Low enough for a dock, with the legend's lines."""
-        return QSize(200, PLOT_HEIGHT + self._legend_height(340))
+        """Low enough for a dock; the legend sets the height."""
+        return QSize(200, PLOT_HEIGHT)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """A narrow legend takes more lines."""

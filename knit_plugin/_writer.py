@@ -102,7 +102,9 @@ def _write(path: str, array: np.ndarray, attributes: dict[str, Any]) -> list[str
 
 
 def _not_kept(image: Image, path: str) -> str:
-    """Which pixel sizes a format forgets, in words: those without a unit, or of an axis it cannot name."""
+    """What a format forgets, in words: colours; sizes without a unit, or of an axis it cannot name."""
+    if "S" in image.axes and Path(path).suffix == ".zarr":
+        return "colours as such: they become channels; .tif keeps them"
     corner = tuple(slice(None if axis == "S" else 2) for axis in image.axes)
     few = replace(image, data=np.asarray(image.data)[corner])
     with TemporaryDirectory(prefix="knit-") as folder:
@@ -114,8 +116,6 @@ def _not_kept(image: Image, path: str) -> str:
             return ""  # told when the layer itself is written
     lost = [a for a, n in image.pixel_size.items() if not np.isclose(known.get(a, 1.0), n)]
     where = f" along {', '.join(lost)}" if len(lost) < len(image.pixel_size) else ""
-    if "S" in image.axes and Path(path).suffix == ".zarr":
-        return "colours as such: they become channels; .tif keeps them"
     return f"the pixel size{where}; .ome.zarr does" if lost else ""
 
 

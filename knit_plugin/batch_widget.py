@@ -35,7 +35,7 @@ from knit_plugin._recipe_form import add_keys, add_row, form_layout
 from knit_plugin._run_panel import without_options, wrapped_label
 from knit_plugin._settings import keep_inputs, last_inputs
 from knitcore import Image, InputError, KnitError, load_recipe, read_image
-from knitcore.masks import NUMBERED, WORDS, parse_value
+from knitcore.masks import SUFFIX, WORDS, is_mask_word
 from knitcore.recipe import RECIPES, Recipe, make_recipe, run_sections
 from knitcore.run_file import RunFile, Source, load_run, save_run
 
@@ -713,12 +713,12 @@ def without_masks(files: list[Path], folder: Path, mask: str) -> list[Path]:
     -------
     list of Path
     """
-    beside = mask.startswith("suffix:") or (
-        bool(mask) and Path(mask).expanduser().resolve() == folder.resolve()
-    )
-    if not beside:
+    if mask.startswith(SUFFIX):
+        ending = mask.removeprefix(SUFFIX)
+    elif mask and Path(mask).expanduser().resolve() == folder.resolve():
+        ending = "_mask"
+    else:
         return files
-    ending = mask.removeprefix("suffix:") if mask.startswith("suffix:") else "_mask"
     stems = {(file.parent, file.name.split(".")[0]) for file in files}
 
     def serves(file: Path) -> bool:
@@ -731,14 +731,7 @@ def without_masks(files: list[Path], folder: Path, mask: str) -> list[Path]:
 def _refuse_unknown_mask(mask: str) -> None:
     if not mask:
         raise InputError("Say what is to be filled: a mask, or a word such as nan.")
-    word = mask.lower()
-    if word in ("nan", "saturated", "hot", "alpha") or (
-        mask.startswith("suffix:") and mask != "suffix:"
-    ):
-        return
-    if word.startswith(NUMBERED):
-        parse_value(word)
-    elif not Path(mask).expanduser().exists():
+    if not is_mask_word(mask) and not Path(mask).expanduser().exists():
         raise InputError(f"Mask: {mask}: no such file or folder, nor a word ({WORDS}).")
 
 

@@ -231,6 +231,7 @@ def pilot_steps(
     recipe: Denoise,
     key: str,
     check: bool,
+    longer: int = 1,
 ) -> Generator[tuple[float, float], None, tuple[torch.Tensor, Noise]]:
     """Fit the network and predict every pixel.
 
@@ -245,6 +246,8 @@ def pilot_steps(
         With the seed it decides all random numbers.
     check : bool
         Lower the noise if the network predicts better than it allows.
+    longer : int
+        Takes so many times the recipe's steps.
 
     Yields
     ------
@@ -288,7 +291,7 @@ def pilot_steps(
 
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
-    count = min(recipe.steps, max(20, ROUNDS * total // recipe.batch))
+    count = min(longer * recipe.steps, max(20, ROUNDS * total // recipe.batch))
     check = check and count * recipe.batch < FRESH * total
     for step in range(count):
         pixel = torch.randint(0, total, (recipe.batch,), generator=draw).to(device)

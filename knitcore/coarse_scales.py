@@ -129,6 +129,11 @@ def noise_at(noise: Noise, gain: float) -> Noise:
     return replace(noise, gain=tuple(one / gain for one in noise.gain))
 
 
+def contrast(picture: torch.Tensor, noise: Noise) -> float:
+    """A picture's variance (C, Z, Y, X) over the noise's."""
+    return float(picture[..., ::2, ::2].var() / noise.variance(picture).mean())
+
+
 def coarse_shares(weight: float, count: int, contrast: float) -> list[float]:
     """How much of each coarse image is mixed in, the finest first; each has half of the one before.
 

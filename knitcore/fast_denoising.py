@@ -19,7 +19,16 @@ from knitcore.blind_spot import (
     predicted_share,
     surround,
 )
-from knitcore.coarse_scales import LEAST_SIDE, WEAK, coarse_shares, gain_of, mix, noise_at, shrink
+from knitcore.coarse_scales import (
+    LEAST_SIDE,
+    WEAK,
+    coarse_shares,
+    contrast,
+    gain_of,
+    mix,
+    noise_at,
+    shrink,
+)
 from knitcore.device import fit_threads
 from knitcore.events import Note, Stage, relayed
 from knitcore.fit import random_source
@@ -36,7 +45,7 @@ from knitcore.noise import (
 )
 from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noise
 from knitcore.posterior import posterior_steps
-from knitcore.recipe import Denoise, with_fields
+from knitcore.recipe import Denoise
 
 T = TypeVar("T")
 
@@ -339,10 +348,9 @@ def _noisy_steps(
             if not is_noise(units(mine), flat, quantum):
                 none = replace(units(mine), kind="none")
                 return Denoised(grey(y), grey(y), none, "none", notes)
-    contrast = float(y[..., ::2, ::2].var() / mine.variance(y).mean()) - 1
-    longer = LONGER if contrast > WEAK else 1
-    patient = with_fields(recipe, {"steps": longer * recipe.steps})
-    fit = pilot_steps(around, mine, patient, key, check=not given)
+    # what is seen is picture and noise
+    longer = LONGER if contrast(y, mine) - 1 > WEAK else 1
+    fit = pilot_steps(around, mine, recipe, key, check=not given, longer=longer)
     clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
     del fit, around
     if not given and not is_noise(units(mine), flat, quantum):
@@ -424,9 +432,8 @@ def _coarse_images(
     if len(noise.along_y) + len(noise.along_x) > 2:
         return []  # correlated noise would be correlated otherwise there
     C, _, Y, X = noisy.shape
-    contrast = float(clean[..., ::2, ::2].var() / noise.variance(clean).mean())
     factors = [factor for factor in recipe.coarse if min(Y, X) / factor >= LEAST_SIDE]
-    shares = coarse_shares(recipe.coarse_weight, len(factors), contrast)
+    shares = coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise))
     parts, found = (PASSES + 1) * len(shares), []
     for number, (factor, share) in enumerate(zip(factors, shares, strict=False)):
         small = shrink(noisy, factor)

@@ -15,6 +15,7 @@ from knitcore.recipe import Inpaint
 
 WORDS = "nan, saturated, hot, alpha, value=NUMBER, above=NUMBER or below=NUMBER"
 NUMBERED = ("value=", "above=", "below=")
+SUFFIX = "suffix:"  # before the end of the names of masks that lie beside their images
 LONE = 5.0  # so many times the spread of its surroundings off them, a pixel is a defect
 MOSTLY = 0.6  # a mask over this share is more often inverted than meant
 
@@ -258,6 +259,33 @@ def _lone(plane: np.ndarray) -> np.ndarray:
         far = np.abs(around[:, centre] - middle) > LONE * np.maximum(spread, least)
         out[tuple(some[far].T)] = True
     return out
+
+
+def is_mask_word(text: str) -> bool:
+    """Whether a mask is told by a word, or by the end of its name, rather than by a path.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    InputError
+        A word that wants a number, or an end, and has none.
+    """
+    if text.startswith(SUFFIX):
+        if text == SUFFIX or "/" in text:
+            raise InputError(f"{SUFFIX} give the end of the masks' names: {SUFFIX}_mask")
+        return True
+    word = text.lower()
+    if word.startswith(NUMBERED):
+        parse_value(word)
+        return True
+    return word in ("nan", "saturated", "hot", "alpha")
 
 
 def parse_value(word: str) -> float:

@@ -34,9 +34,9 @@ class Row:
     seconds: float = math.nan
     steps: int = 0
     device: str = ""
-    seed: int | str = ""  # of what draws random numbers
-    sigma: float | str | None = ""  # where it was given
-    scale: float | str = ""
+    seed: int | None = None  # of what draws random numbers
+    sigma: float | None = None  # where it was given
+    scale: float | None = None
     psnr: float = math.nan
     ssim: float = math.nan
     file: str = ""
@@ -50,8 +50,9 @@ class Row:
             value = getattr(self, name)
             if name in numbers:
                 value = "" if math.isnan(value) else f"{value:.{numbers[name]}f}"
-            out[name] = str(value) if value != 0 or name not in ("steps",) else ""
-        return {name: "" if value == "None" else value for name, value in out.items()}
+            unknown = value is None or (name == "steps" and value == 0)
+            out[name] = "" if unknown else str(value)
+        return out
 
 
 def _list_methods(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -272,22 +273,15 @@ def _plan(values: dict[str, Any]) -> _Plan:
     rows = [
         Row(
             name,
-            METHODS[task][name].title,
-            seed=values["seed"]
-            if METHODS[task][name].steps or not METHODS[task][name].module
-            else "",
-            sigma=values["sigma"] if task == "denoise" and _told_sigma(METHODS[task][name]) else "",
-            scale=values["scale"] if task == "super-resolve" else "",
+            method.title,
+            seed=values["seed"] if method.seeded else None,
+            sigma=values["sigma"] if task == "denoise" and method.told_sigma else None,
+            scale=values["scale"] if task == "super-resolve" else None,
         )
-        for name in names
+        for name, method in ((name, METHODS[task][name]) for name in names)
     ]
     limit = values["max_seconds"]
     return _Plan(task, source, picture, hole, truth, kernel, out, rows, limit, steps)
-
-
-def _told_sigma(method: Any) -> bool:
-    """Whether a denoiser makes use of the noise's strength where it is given: learned peers do not."""
-    return not method.module or not method.steps
 
 
 def _file_name(image: Path, method: str) -> str:

@@ -15,7 +15,7 @@ import click
 from knit_cli.listing import READABLE, Listed, side_name
 from knitcore.errors import FileError, InputError
 from knitcore.files import is_folder, record_path, split_suffix
-from knitcore.masks import NUMBERED, WORDS, parse_value
+from knitcore.masks import SUFFIX, WORDS, is_mask_word
 
 WRITABLE = (".tif", ".tiff", ".png", ".npy", ".zarr")
 FORMATS = ("tif", "ome.tif", "png", "npy", "ome.zarr")
@@ -79,19 +79,11 @@ def parse_mask(text: str) -> Path | str:
     click.UsageError
         Neither.
     """
-    word = text.lower()
-    if word in ("nan", "saturated", "hot", "alpha"):
-        return word
-    if word.startswith(NUMBERED):
-        try:
-            parse_value(word)
-        except InputError as error:
-            raise click.UsageError(f"--mask {error}") from None
-        return word
-    if text.startswith("suffix:"):
-        if not text.removeprefix("suffix:") or "/" in text:
-            raise click.UsageError("--mask suffix: give the end of the masks' names: suffix:_mask")
-        return text
+    try:
+        if is_mask_word(text):
+            return text if is_suffix(text) else text.lower()
+    except InputError as error:
+        raise click.UsageError(f"--mask {error}") from None
     if not os.path.exists(text):
         raise click.UsageError(f"--mask {text}: no such file or folder, nor a word ({WORDS})")
     return Path(text)
@@ -128,7 +120,7 @@ def without_helpers(
 
 def is_suffix(mask: Path | str | None) -> bool:
     """Whether masks lie beside their images, told by the end of their names."""
-    return isinstance(mask, str) and mask.startswith("suffix:")
+    return isinstance(mask, str) and mask.startswith(SUFFIX)
 
 
 def mask_folder(image: Listed, mask: Path | str | None) -> Path:
@@ -166,7 +158,7 @@ def find_mask(image: Path, folder: Path, mask: Path | str | None = None) -> Path
     stem = split_suffix(image)[0]
     own = _same(image.parent, folder)
     exact = folder / image.name
-    ending = mask.removeprefix("suffix:") if isinstance(mask, str) and is_suffix(mask) else "_mask"
+    ending = mask.removeprefix(SUFFIX) if isinstance(mask, str) and is_suffix(mask) else "_mask"
     if not own and os.path.exists(exact) and not is_folder(exact):
         return exact
     try:

@@ -40,6 +40,16 @@ class Method:
     needs: str = ""
     quick: bool = False
 
+    @property
+    def seeded(self) -> bool:
+        """Whether it draws random numbers."""
+        return bool(self.steps) or not self.module
+
+    @property
+    def told_sigma(self) -> bool:
+        """Whether, to denoise, it makes use of a known noise: learned peers do not."""
+        return not self.steps or not self.module
+
 
 _CLASSICAL = "classical"
 METHODS: dict[str, dict[str, Method]] = {
@@ -209,7 +219,7 @@ def run_method_steps(
             options["anchor"] = anchor
             if name == "tv-known" or (name == "dip" and kernel is not None):
                 options["kernel"] = kernel
-        elif not method.steps:
+        elif method.told_sigma:
             options["sigma"] = sigma
         module = import_module(f"knitcore.baselines.{method.module}")
         if method.steps:

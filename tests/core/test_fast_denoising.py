@@ -52,6 +52,12 @@ def test_most_noise_goes_and_the_error_is_known(sigma):
     np.testing.assert_array_equal(again.clean, done.clean)
 
 
+def test_twice_the_most_steps_in_weak_noise_are_no_error():
+    clean = picture(1, 24, 24)
+    done, _ = canvas(clean + noise(clean.shape, 2.0), sigma=2.0, steps=1_000_000, passes=0)
+    assert error(done.clean, clean) < 2.0
+
+
 @pytest.mark.parametrize(
     "image",
     [
