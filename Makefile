@@ -29,7 +29,7 @@ demo: $(VENV)/.ready-all
 	@echo "To look at it in napari: $(BIN)/napari, then File > Open Sample > Knitworks."
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 pyside6: $(VENV)-pyside6/.ready-pyside6
 	QT_API=pyside6 $(VENV)-pyside6/bin/python -m pytest tests/plugin
