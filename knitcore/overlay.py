@@ -57,8 +57,14 @@ class Overlay:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         span, numbers = self._span(index)
-        values = self._read(span)
-        for box, written in list(self._boxes.items()):
+        boxes = list(self._boxes.items())
+        spans = [box for box, _ in boxes]
+        if span in spans:  # the source has nothing to add to what was written there
+            begin = spans.index(span)
+            values, boxes = boxes[begin][1].copy(), boxes[begin + 1 :]
+        else:
+            values = self._read(span)
+        for box, written in boxes:
             shared = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, span, strict=True)]
             if all(low < high for low, high in shared):
                 here = tuple(

@@ -87,3 +87,12 @@ def test_a_source_that_has_gone_is_named() -> None:
 
     with pytest.raises(knitcore.FileError, match="the scan: its data cannot be read"):
         Overlay(Gone(np.zeros(SHAPE)), name="the scan")[0]
+
+
+def test_a_box_that_was_written_is_read_without_the_source() -> None:
+    """Regions of several planes are shown in turn: none of these planes is read again for that."""
+    over = Overlay(np.zeros((3, 8, 8), np.uint8))
+    over[1, 2:5, 2:5] = 7
+    over[1, 4:6, 4:6] = 9
+    over.source = None
+    assert over[1, 2:5, 2:5].tolist() == [[7, 7, 7], [7, 7, 7], [7, 7, 9]]
