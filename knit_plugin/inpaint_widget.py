@@ -29,6 +29,7 @@ ADVANCED = (
     "max_region",
     "planes",
     "precision",
+    "batch",
     "invert_mask",
     "saturated_as_hole",
     "alpha_channel",

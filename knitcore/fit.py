@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from knitcore.adam import Adam
-from knitcore.device import fit_threads, usable_precision
+from knitcore.device import fit_threads, together, usable_precision
 from knitcore.errors import FitError
+from knitcore.events import relayed
 from knitcore.losses import (
     adversarial_loss,
     consistency_loss,
@@ -34,8 +35,9 @@ from knitcore.networks import (
     PatchCentre,
     PatchMLP,
     Reconstructor,
+    only_members,
 )
-from knitcore.patches import Pyramid, gather_patches, make_pyramid
+from knitcore.patches import Pyramid, gather_patches, join_pyramids, make_pyramid
 from knitcore.recipe import Recipe, SuperResolve, consistency_weight
 from knitcore.tiles import Batch, step_batches, tile_shape, whole_counts
 
@@ -119,7 +121,7 @@ class Target:
 
 @dataclass
 class Fitted:
-    """State of a fit, yielded while it runs and returned at its end.
+    """State of one region's fit, yielded while it runs and returned at its end.
 
     Attributes
     ----------
@@ -131,6 +133,8 @@ class Fitted:
         Values at the wanted pixels, when rendered.
     restarts : int
         How often the fit had to start again.
+    diverged : int or None
+        Step at which the losses were no longer finite.
     parameters : int
         Trained numbers of one member, discriminator and kernel included.
     kernel : ndarray or None, shape (E, *K)
@@ -141,78 +145,148 @@ class Fitted:
     losses: dict[str, float] = field(default_factory=dict)
     members: np.ndarray | None = None
     restarts: int = 0
+    diverged: int | None = None
     parameters: int = 0
     kernel: np.ndarray | None = None
 
 
-class _DivergedError(Exception):
-    def __init__(self, step: int) -> None:
-        self.step = step
+def fit_regions(
+    targets: Sequence[Target], recipe: Recipe, device: torch.device, previews: bool = False
+) -> Generator[list[Fitted], None, list[Fitted]]:
+    """Fit an ensemble of knitworks to each of some regions, side by side where they are alike.
 
-
-def fit_region(
-    target: Target, recipe: Recipe, device: torch.device, previews: bool = False
-) -> Generator[Fitted, None, Fitted]:
-    """Fit an ensemble of knitworks to one region.
+    What a region becomes does not depend on its company, but for rounding.
 
     Parameters
     ----------
-    target : Target
+    targets : sequence of Target
     recipe : Recipe
     device : torch.device
     previews : bool
-        Render the wanted pixels about twice a second.
+        Render the wanted pixels of each region about twice a second.
 
     Yields
     ------
-    Fitted
-        About ten a second, never more than one step (or tile) apart in time.
+    list of Fitted
+        One a region; about ten a second, never more than one step (or tile) apart in time.
 
     Returns
     -------
-    Fitted
+    list of Fitted
 
     Raises
     ------
     FitError
         Not finite, though started thrice, each time with half the learning rate.
     """
-    diverged, before = 0, torch.get_num_threads()
+    states = [Fitted() for _ in targets]
+    members: dict[int, np.ndarray] = {}
+    # whoever diverges starts again, alone
+    waiting = [(company, 0) for company in _companies(targets, recipe)]
+    before = torch.get_num_threads()
     torch.set_num_threads(fit_threads())
     try:
-        for restart in range(RESTARTS + 1):
-            try:
-                return (yield from _fit_once(target, recipe, device, previews, restart))
-            except _DivergedError as end:
-                diverged = end.step
+        while waiting:
+            company, restart = waiting.pop(0)
+            own = [targets[number] for number in company]
+            for number in company:
+                states[number] = Fitted(restarts=restart)
+            under_way = [states[number] for number in company]
+            fit = _fit_once(own, under_way, recipe, device, previews, restart)
+            found = yield from relayed(fit, lambda _: states)
+            for number, values in zip(company, found, strict=True):
+                if values is not None:
+                    members[number] = values
+                elif restart < RESTARTS:
+                    waiting.append(([number], restart + 1))
+                else:
+                    raise FitError(
+                        f"the fit diverged at step {states[number].diverged} of {recipe.steps}, "
+                        f"{RESTARTS + 1} times; lower `rate` (now {recipe.rate:g}) or check the image "
+                        "for extreme values"
+                    )
     finally:
         torch.set_num_threads(before)
-    raise FitError(
-        f"the fit diverged at step {diverged} of {recipe.steps}, {RESTARTS + 1} times; "
-        f"lower `rate` (now {recipe.rate:g}) or check the image for extreme values"
-    )
+    for number, state in enumerate(states):
+        state.members = members[number]
+    return states
+
+
+def most_together(recipe: Recipe, channels: int, dimensions: int, device: torch.device) -> int:
+    """How many regions to fit side by side.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    channels, dimensions : int
+        Of the regions.
+    device : torch.device
+
+    Returns
+    -------
+    int
+        1 where each step goes through all of a region.
+    """
+    if not recipe.tiles:
+        return 1
+    if batch := getattr(recipe, "batch", 0):
+        return batch
+    sample = recipe.tiles * math.prod(tile_shape(recipe, (recipe.tile,) * dimensions))
+    entries = len(recipe.scales) * recipe.patch_size**dimensions * channels
+    layers = recipe.depth + recipe.reconstructor_depth + 3 * recipe.discriminator
+    # what a step keeps for its gradients: each layer's inputs and outputs, and the patches' terms
+    numbers = 4 * recipe.frequencies + 3 * recipe.width * layers + 12 * entries
+    return together(device, 4 * recipe.ensemble * sample * numbers)
+
+
+def _companies(targets: Sequence[Target], recipe: Recipe) -> list[list[int]]:
+    """Which regions can be fitted side by side: those whose batches and patches have one shape."""
+    found: dict[Any, list[int]] = {}
+    for number, target in enumerate(targets):
+        key: Any = (tile_shape(recipe, target.want.shape), len(target.values))
+        if not recipe.tiles or target.coarse is not None:  # worked through in passes of its own
+            key = number
+        found.setdefault(key, []).append(number)
+    return list(found.values())
 
 
 def _fit_once(
-    target: Target, recipe: Recipe, device: torch.device, previews: bool, restart: int
-) -> Generator[Fitted, None, Fitted]:
-    shape = target.want.shape
-    tile = tile_shape(recipe, shape)
+    targets: list[Target],
+    states: list[Fitted],
+    recipe: Recipe,
+    device: torch.device,
+    previews: bool,
+    restart: int,
+) -> Generator[None, None, list[np.ndarray | None]]:
+    """Fit regions that go together; their states tell how far it is. Their members, None if diverged."""
+    first = targets[0]
+    tile = tile_shape(recipe, first.want.shape)
     # a patch entry farther off than the tile is wide could never be compared with anything
     scales = tuple(s for s in recipe.scales if s < max(tile)) or (1,)
-    pyramid = make_pyramid(target.values, target.weight, scales, device, recipe.patch_size)
-    networks, discriminator = build_networks(recipe, len(scales), target, restart, device)
+    reported = time.monotonic()
+    pyramids = []
+    for target in targets:
+        pyramids.append(
+            make_pyramid(target.values, target.weight, scales, device, recipe.patch_size)
+        )
+        if time.monotonic() - reported > EVENT_SECONDS:
+            reported = time.monotonic()
+            yield
+    pyramid = join_pyramids(pyramids)
+    del pyramids
+    frame = make_frame(targets, device)
+    networks, discriminator = build_networks(recipe, len(scales), targets, restart, device)
     rate = recipe.rate / 2**restart
     parameters = [p for network in networks for p in network.parameters()]
     scene = None
     kernel_weights: list[torch.nn.Parameter] = []
-    if target.coarse is not None:
+    if first.coarse is not None:
         assert isinstance(recipe, SuperResolve)
-        scene = make_scene(target.coarse, recipe, scales, target.key, restart, device)
+        scene = make_scene(first.coarse, recipe, scales, first.key, restart, device)
     optimiser = Adam(parameters, beta2=recipe.adam_beta2)
     opponent = kernel_optimiser = None
     trained = sum(p.numel() for p in parameters)
-    if scene is not None and target.coarse is not None and target.coarse.learn:
+    if scene is not None and scene.coarse.learn:
         kernel_weights = list(scene.kernel.parameters())
         kernel_optimiser = Adam(kernel_weights, beta2=recipe.adam_beta2)
         trained += sum(p.numel() for p in kernel_weights)
@@ -220,14 +294,17 @@ def _fit_once(
         weights = list(discriminator.parameters())
         opponent = Adam(weights, beta2=recipe.adam_beta2)
         trained += sum(p.numel() for p in weights)
-    state = Fitted(restarts=restart, parameters=trained // recipe.ensemble)
-    draw = random_source(recipe.seed, target.key, "tiles", restart)
+    for state in states:
+        state.parameters = trained // (recipe.ensemble * len(targets))
+    draws = [random_source(recipe.seed, target.key, "tiles", restart) for target in targets]
     averaged: list[torch.Tensor] | None = None
     counts = None if recipe.tiles else whole_counts(pyramid)
     reported = measured = previewed = time.monotonic()
+    told, due = -1, 0  # steps of the last report and of the next one
     reach = max(scales)
-    if target.coarse is not None:
-        reach = max(reach, *target.coarse.margin) + max(target.coarse.factors)
+    if scene is not None:
+        reach = max(reach, *scene.coarse.margin) + max(scene.coarse.factors)
+    batches = step_batches(recipe, tile, reach, pyramid, draws)
 
     for step in range(recipe.steps):
         alpha = consistency_weight(recipe, step / recipe.steps)
@@ -236,9 +313,9 @@ def _fit_once(
             if other is not None:
                 other.clear()
         totals: dict[str, torch.Tensor] = {}
-        for batch in step_batches(recipe, shape, tile, reach, pyramid, draw):
+        for batch in next(batches):
             found = batch_losses(
-                batch, pyramid, networks, discriminator, recipe, scales, target, counts, scene
+                batch, pyramid, networks, discriminator, recipe, scales, frame, counts, scene
             )
             # equation (4); super-resolution has the downsampling loss in the pixels' place
             loss = found["recon"] + alpha * found["xpatch"] + recipe.beta * found["pixel"]
@@ -253,7 +330,7 @@ def _fit_once(
                 totals[name] = totals.get(name, 0.0) + value.detach()
             if batch.core is not None and time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
-                yield state
+                yield
         now_rate = learning_rate(recipe, rate, step)
         optimiser.step(now_rate)
         if opponent is not None:
@@ -262,37 +339,54 @@ def _fit_once(
             kernel_optimiser.step(KERNEL_RATE * now_rate)
         averaged = _average(averaged, parameters, recipe, step)
 
-        now = time.monotonic()
         # on a clock of its own: the passes of a slow step have just reported
-        if now - measured > EVENT_SECONDS or step == recipe.steps - 1:
-            reported = measured = now
+        late = time.monotonic() - measured > EVENT_SECONDS
+        if late or step == due or step == recipe.steps - 1:
             # the only place where the device is waited for
-            state.losses = {name: float(value.mean()) for name, value in totals.items()}
-            state.done = (step + 1) / recipe.steps
-            if not all(math.isfinite(value) for value in state.losses.values()):
-                raise _DivergedError(step)
+            means = torch.stack([v.unflatten(0, (len(targets), -1)) for v in totals.values()])
+            for state, values in zip(states, means.mean(-1).T.tolist(), strict=True):
+                state.done = (step + 1) / recipe.steps
+                if all(math.isfinite(value) for value in values):
+                    state.losses = dict(zip(totals, values, strict=True))
+                elif state.diverged is None:
+                    state.diverged = step
+            if all(state.diverged is not None for state in states):
+                return [None] * len(states)
+            now = time.monotonic()
+            # a device lags behind the clock: by its own pace the next report is due at this step
+            due = step + max(1, int((step - told) * EVENT_SECONDS / max(now - measured, 1e-6)))
+            told = step
             if previews and now - previewed > PREVIEW_SECONDS:
-                state.members = _collect(render(networks, target, recipe))
+                for number, state in enumerate(states):
+                    if state.diverged is None:
+                        parts = render(networks, targets[number], number, recipe)
+                        state.members = np.concatenate(list(parts), axis=-1)
+                        yield
+                        state.members = None
                 previewed = time.monotonic()
-            yield state
-            state.members = None
+            else:
+                yield
+            reported = measured = time.monotonic()
 
     if averaged is not None:
         with torch.no_grad():
             for parameter, mean in zip(parameters, averaged, strict=True):
                 parameter.copy_(mean)
-    parts = []
-    for part in render(networks, target, recipe):
-        parts.append(part)
-        if time.monotonic() - reported > EVENT_SECONDS:
-            reported = time.monotonic()
-            yield state
-    state.members = _collect(iter(parts))
-    if not np.isfinite(state.members).all():
-        raise _DivergedError(recipe.steps)
+    members: list[np.ndarray | None] = []
+    for number, state in enumerate(states):
+        rendered = []
+        for part in render(networks, targets[number], number, recipe):
+            rendered.append(part)
+            if time.monotonic() - reported > EVENT_SECONDS:
+                reported = time.monotonic()
+                yield
+        values = np.concatenate(rendered, axis=-1)
+        if state.diverged is None and not np.isfinite(values).all():
+            state.diverged = recipe.steps
+        members.append(values if state.diverged is None else None)
     if scene is not None:
-        state.kernel = scene.kernel().detach().cpu().numpy()
-    return state
+        states[0].kernel = scene.kernel().detach().cpu().numpy()
+    return members
 
 
 def random_source(seed: int, *names: object) -> torch.Generator:
@@ -315,16 +409,16 @@ def random_source(seed: int, *names: object) -> torch.Generator:
 
 
 def build_networks(
-    recipe: Recipe, scales: int, target: Target, restart: int, device: torch.device
+    recipe: Recipe, scales: int, targets: list[Target], restart: int, device: torch.device
 ) -> tuple[tuple[PatchMLP, Reconstructor | PatchCentre], Discriminator | None]:
-    """Make the networks of one fit (article, Fig. 2).
+    """Make the networks of one fit (article, Fig. 2): all members of a region, then of the next.
 
     Parameters
     ----------
     recipe : Recipe
     scales : int
         Number of patch scales.
-    target : Target
+    targets : list of Target
     restart : int
         Changes the random start.
     device : torch.device
@@ -334,12 +428,19 @@ def build_networks(
     (PatchMLP, Reconstructor or PatchCentre), Discriminator or None
     """
     generators = [
-        random_source(recipe.seed, target.key, e, restart) for e in range(recipe.ensemble)
+        random_source(recipe.seed, target.key, e, restart)
+        for target in targets
+        for e in range(recipe.ensemble)
     ]
-    channels, dimensions = target.values.shape[0], target.want.ndim
+    channels, dimensions = targets[0].values.shape[0], targets[0].want.ndim
     patch = (scales, recipe.patch_size**dimensions, channels)
     sigmas = list(itertools.islice(itertools.cycle(recipe.fourier_scales), recipe.ensemble))
-    directions = [(torch.from_numpy(m).float(), share) for m, share in target.directions]
+    sigmas *= len(targets)
+    directions = [
+        [(torch.from_numpy(m).float(), share) for m, share in target.directions]
+        for target in targets
+        for _ in range(recipe.ensemble)
+    ]
     encoding = FourierFeatures(generators, dimensions, recipe.frequencies, sigmas, directions)
     sigmoid = recipe.network_output == "sigmoid"
     patch_mlp = PatchMLP(generators, encoding, recipe.width, recipe.depth, patch, sigmoid)
@@ -364,12 +465,14 @@ class Scene:
 
     Attributes
     ----------
+    coarse : Coarse
     kernel : DegradationKernel
     values : Tensor, shape (C, *coarse)
     real, whole : Tensor, shape (1, M, S, K, C) and (1, M, 1)
         Patches of the measured image for the discriminator, and 1 where they are known as a whole.
     """
 
+    coarse: Coarse
     kernel: DegradationKernel
     values: torch.Tensor
     real: torch.Tensor
@@ -415,29 +518,55 @@ def make_scene(
     if len(places) > REAL_PATCHES:
         draw = random_source(recipe.seed, key, "real patches", restart)
         places = places[torch.randperm(len(places), generator=draw)[:REAL_PATCHES]]
-    real, valid = gather_patches(pyramid, pyramid.index(places.to(device)))
-    whole = (valid > 0).flatten(1).all(1)[:, None].float()
-    return Scene(kernel, torch.from_numpy(coarse.values).to(device), real[None], whole[None])
+    real, valid = gather_patches(pyramid, pyramid.index(places.to(device)[None]))
+    whole = (valid > 0).flatten(2).all(2)[..., None].float()
+    return Scene(coarse, kernel, torch.from_numpy(coarse.values).to(device), real, whole)
 
 
-def fit_coordinates(index: torch.Tensor, target: Target, recipe: Recipe) -> torch.Tensor:
+Frame = tuple[torch.Tensor, torch.Tensor]  # sides and pixel sizes of the regions, (G, 1, D) each
+
+
+def make_frame(targets: list[Target], device: torch.device) -> Frame:
+    """What the coordinates of regions are measured by, on the device once and for all.
+
+    Parameters
+    ----------
+    targets : list of Target
+    device : torch.device
+
+    Returns
+    -------
+    sides, pixel sizes : Tensor of float32, shape (G, 1, D)
+    """
+    sides = torch.tensor([target.want.shape for target in targets]).float()
+    steps = torch.tensor([target.step for target in targets]).float()
+    return sides[:, None].to(device), steps[:, None].to(device)
+
+
+def fit_coordinates(index: torch.Tensor, frame: Frame, recipe: Recipe) -> torch.Tensor:
     """Pixel positions -> the coordinates the networks see.
 
     Parameters
     ----------
-    index : Tensor of int or float, shape (N, D)
-    target : Target
+    index : Tensor of int or float, shape (G, N, D)
+    frame : pair of Tensor
     recipe : Recipe
         "pixel": pixels from the region's centre, stretched by the pixel size; "unit": [0, 1).
 
     Returns
     -------
-    Tensor of float32, shape (N, D)
+    Tensor of float32, shape (G*E, N, D)
     """
-    size = torch.tensor(target.want.shape, device=index.device).float()
-    if recipe.coordinates == "unit":
-        return index.float() / size
-    return (index.float() - size / 2) * size.new_tensor(target.step)
+    size, step = frame
+    found = index.float() / size
+    if recipe.coordinates == "pixel":
+        found = (index.float() - size / 2) * step
+    return to_members(found, recipe)
+
+
+def to_members(values: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """What belongs to a region, for each of its members: (G, ...) -> (G*E, ...)."""
+    return values[:, None].expand(-1, recipe.ensemble, *values.shape[1:]).flatten(0, 1)
 
 
 def learning_rate(recipe: Recipe, highest: float, step: int) -> float:
@@ -472,11 +601,11 @@ def batch_losses(
     discriminator: Discriminator | None,
     recipe: Recipe,
     scales: tuple[int, ...],
-    target: Target,
+    frame: Frame,
     counts: tuple[torch.Tensor, torch.Tensor] | None,
     scene: Scene | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The terms of equation (4) on one batch, each of shape (E,).
+    """The terms of equation (4) on one batch, each of shape (G*E,).
 
     Parameters
     ----------
@@ -486,7 +615,7 @@ def batch_losses(
     discriminator : Discriminator or None
     recipe : Recipe
     scales : tuple of int
-    target : Target
+    frame : pair of Tensor
     counts : pair of Tensor or None
         Denominators of the whole region, where the batch is only a part of it.
     scene : Scene, optional
@@ -498,30 +627,36 @@ def batch_losses(
         recon, xpatch, pixel, and with a discriminator gan and discriminator, with a scene kernel.
     """
     patch_mlp, reconstructor = networks
-    patches = patch_mlp(fit_coordinates(batch.position, target, recipe))
-    reference, valid = (a[None] for a in gather_patches(pyramid, batch.index))
-    pixels, known = pyramid.pixels[batch.index][None], pyramid.known[batch.index][None]
+    patches = patch_mlp(fit_coordinates(batch.position, frame, recipe))
+    reference, valid = gather_patches(pyramid, batch.index)
+    pixels, known = pyramid.pixels[batch.index], pyramid.known[batch.index]
     entries, known_pixels = counts or (None, None)
     if batch.core is not None:
         own = batch.core.reshape(1, -1)
         valid, known = valid * own[..., None, None, None], known * own[..., None]
     drawn = reconstructor(patches)
+    # a region's pixels serve all its members: not copied for each
+    grouped = patches.unflatten(0, (-1, recipe.ensemble))
     found = {
-        "recon": patch_loss(patches, reference, valid, entries),
-        "xpatch": consistency_loss(patches, batch.tile, scales, batch.core, pyramid.shape),
+        "recon": patch_loss(grouped, reference[:, None], valid[:, None], entries).flatten(),
+        "xpatch": consistency_loss(patches, batch.tile, scales, batch.core, pyramid.shapes[0]),
     }
-    if scene is None or target.coarse is None:
-        found["pixel"] = pixel_loss(drawn, pixels, known, recipe.pixel_loss, known_pixels)
+    if scene is None:
+        grouped = drawn.unflatten(0, (-1, recipe.ensemble))
+        found["pixel"] = pixel_loss(
+            grouped, pixels[:, None], known[:, None], recipe.pixel_loss, known_pixels
+        ).flatten()
         whole = (valid > 0).all(-1).all(-1).all(-1)[..., None].float()
     else:
         kernel = scene.kernel()
-        found["pixel"] = degraded_loss(drawn, batch, kernel, scene, target.coarse, recipe)
+        found["pixel"] = degraded_loss(drawn, batch, kernel, scene, recipe)
         found["kernel"] = kernel_loss(kernel) * batch.share
         reference, whole = scene.real, scene.whole
     if discriminator is not None:
         found["gan"] = adversarial_loss(discriminator(patches)) * batch.share
-        real = discriminator(reference.expand(patches.shape[0], -1, -1, -1, -1))
+        real = discriminator(to_members(reference, recipe))
         fake = discriminator(patches.detach())
+        whole = to_members(whole, recipe)
         found["discriminator"] = (
             discriminator_loss(real, fake, whole, recipe.label_smoothing) * batch.share
         )
@@ -533,7 +668,6 @@ def degraded_loss(
     batch: Batch,
     kernel: torch.Tensor,
     scene: Scene,
-    coarse: Coarse,
     recipe: Recipe,
 ) -> torch.Tensor:
     """Downsampling loss of one batch's tiles.
@@ -545,7 +679,6 @@ def degraded_loss(
     batch : Batch
     kernel : Tensor, shape (E, *K)
     scene : Scene
-    coarse : Coarse
     recipe : Recipe
 
     Returns
@@ -553,8 +686,9 @@ def degraded_loss(
     Tensor, shape (E,)
     """
     tiles = drawn.unflatten(1, (-1, *batch.tile)).unbind(1)
-    corners = batch.position.unflatten(0, (len(tiles), -1))[:, 0].tolist()
-    factors, total = coarse.factors, drawn.new_zeros(len(drawn))
+    [corners] = batch.corners.tolist()
+    coarse, total = scene.coarse, drawn.new_zeros(len(drawn))
+    factors = coarse.factors
     values = math.prod(scene.values.shape)
     for number, (tile, corner) in enumerate(zip(tiles, corners, strict=True)):
         offset = tuple(int(c) - b for c, b in zip(corner, coarse.begin, strict=True))
@@ -570,7 +704,7 @@ def degraded_loss(
         if batch.core is not None:  # a coarse pixel belongs to the pass whose core holds its middle
             for axis, (f, n) in enumerate(zip(first, counts, strict=True)):
                 middle = coarse.begin[axis] + kernel.shape[axis + 1] // 2 - int(corner[axis])
-                inner = (torch.arange(f, f + n) * factors[axis] + middle).to(drawn.device)
+                inner = torch.arange(f, f + n, device=drawn.device) * factors[axis] + middle
                 along = batch.core[number].amax([a for a in range(len(counts)) if a != axis])
                 view = [1] * len(counts)
                 view[axis] = n
@@ -600,28 +734,32 @@ def _average(
 
 
 def render(
-    networks: tuple[PatchMLP, Reconstructor | PatchCentre], target: Target, recipe: Recipe
+    networks: tuple[PatchMLP, Reconstructor | PatchCentre],
+    target: Target,
+    number: int,
+    recipe: Recipe,
 ) -> Iterator[np.ndarray]:
-    """Values at the wanted pixels, some thousand coordinates at a time.
+    """Values at a region's wanted pixels, some thousand coordinates at a time.
 
     Parameters
     ----------
     networks : (PatchMLP, Reconstructor or PatchCentre)
     target : Target
+    number : int
+        Which of the regions that were fitted side by side it is.
     recipe : Recipe
 
     Yields
     ------
     ndarray of float32, shape (E, C, n)
     """
-    patch_mlp, reconstructor = networks
-    device = next(patch_mlp.parameters()).device
+    device = next(networks[0].parameters()).device
+    members = slice(number * recipe.ensemble, (number + 1) * recipe.ensemble)
+    patch_mlp, reconstructor = (only_members(network, members) for network in networks)
+    frame = make_frame([target], device)
     where = torch.from_numpy(np.argwhere(target.want) if target.places is None else target.places)
     for part in where.split(RENDER_COORDINATES):
         with torch.no_grad():
-            pixels = reconstructor(patch_mlp(fit_coordinates(part.to(device), target, recipe)))
+            coordinates = fit_coordinates(part.to(device)[None], frame, recipe)
+            pixels = reconstructor(patch_mlp(coordinates))
         yield pixels.transpose(1, 2).cpu().numpy()
-
-
-def _collect(parts: Iterator[np.ndarray]) -> np.ndarray:
-    return np.concatenate(list(parts), axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,14 @@ from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
 from knitcore.running import Run, coarse_numbers, saturation
 from knitcore.texture import random_numbers, texture_steps
-from knitcore.validation import LEAST_SHARE, HeldOut, held_out_holes, validation_figures
+from knitcore.validation import LEAST_SHARE, HeldOut, Job, held_out_holes, validation_figures
 
 if TYPE_CHECKING:
     import torch
 
+    from knitcore.fit import Fitted
+
+MOST_VALUES = 2**22  # of the regions that are held at a time, whatever their number
 DIRECTION_LAG = 6.0  # pixels: at this lag the variogram's terms are weighed against each other
 
 
@@ -166,7 +169,7 @@ def _inpaint(
     for note in notes:
         yield run.note(note.text, note.level)
     device = None
-    jobs: list[tuple[tuple[int, ...], Region, np.ndarray]] = []
+    jobs: list[Job] = []
     if hole.any():
         if not lazy and (text := saturation(source, hole)):
             yield run.note(text)
@@ -197,10 +200,8 @@ def _inpaint(
             asking, lambda part: run.progress(f"ask held-out holes for look-alikes, {part:.0%}")
         )
         run.seconds["look-alikes"] = time.monotonic() - clock
-    for number, (plane, region, deep) in enumerate(jobs, 1):
-        stage = f"region {number} of {len(jobs)}"
-        yield from _fill_region(run, hole, plane, region, deep, device, stage, previews)
-        run.done += _cost(region, recipe)
+    stages = [f"region {number} of {len(jobs)}" for number in range(1, len(jobs) + 1)]
+    yield from _fill_regions(run, hole, jobs, stages, device, previews)
     if source.alpha and (
         mask == "alpha" if isinstance(mask, str) else recipe.alpha_channel == "mask"
     ):
@@ -307,13 +308,10 @@ def _validate(
             from knitcore.device import choose_device
 
             device = choose_device(recipe.device)
-        for region in regions:
-            share = rate * len(group) / len(regions)
-            work = _fill_region(part, lost, base, region, deep, device, stage, False)
-            for event in work:
-                if not isinstance(event, Preview):
-                    yield run.progress(stage)
-            run.done += share
+        again = [(base, region, deep) for region in regions]
+        for _ in _fill_regions(part, lost, again, [stage] * len(again), device, False):
+            yield run.progress(stage)
+        run.done += rate * len(group)
         for place in places:
             got, std = (
                 to_canvas(a[inner], layout)[(slice(None), *place)] for a in (part.out, part.std)
@@ -369,16 +367,103 @@ def _cost(region: Region, recipe: Inpaint) -> float:
     return 1.0 + (0.05 * recipe.steps if region.deep else 0.0)
 
 
-def _fill_region(
+@dataclass(frozen=True)
+class _Hole:
+    """A region whose smooth start lies in the output: what else its fill needs.
+
+    Attributes
+    ----------
+    plane : tuple of int
+    region : Region
+    stage : str
+        Which one it is, in words.
+    index : tuple
+        Of its box in the image's array.
+    missing, known : ndarray of bool, shape (C, *spatial)
+        To be filled somehow; fit to learn from.
+    target : ndarray of bool, shape (*spatial)
+        Pixels that this region fills.
+    values : ndarray, shape (C, *spatial)
+        Standardised by `centre` and `spread`, shape (C,).
+    start, doubt : ndarray, shape (C, n)
+        The smooth start at the target and its expected error.
+    restless : ndarray, shape (*spatial)
+        What the expected error is multiplied by.
+    """
+
+    plane: tuple[int, ...]
+    region: Region
+    stage: str
+    index: tuple[Any, ...]
+    missing: np.ndarray
+    known: np.ndarray
+    target: np.ndarray
+    values: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+    start: np.ndarray
+    doubt: np.ndarray
+    restless: np.ndarray
+
+    def key(self, run: Run[Inpaint]) -> str:
+        """What the random numbers of this region are drawn by."""
+        box = [(s.start, s.stop) for s in self.region.box]
+        return f"{whole_plane(run.image, run.layout, self.plane)}{box}"
+
+
+def _fill_regions(
+    run: Run[Inpaint],
+    hole: np.ndarray,
+    jobs: list[Job],
+    stages: list[str],
+    device: torch.device | None,
+    previews: bool,
+) -> Generator[Event, None, None]:
+    """Fill regions, those that the knitwork fits some at a time.
+
+    Parameters
+    ----------
+    run : Run
+    hole : ndarray of bool
+        Shape of the image.
+    jobs : list of (plane, Region, deep)
+    stages : list of str
+        What each of them is called.
+    device : torch.device or None
+        None where no region is deep.
+    previews : bool
+    """
+    waiting: list[_Hole] = []
+    for number, ((plane, region, deep), stage) in enumerate(zip(jobs, stages, strict=True), 1):
+        begun = yield from _start_region(run, hole, plane, region, deep, stage, previews)
+        run.done += 1.0
+        if begun is None:
+            run.done += _cost(region, run.recipe) - 1
+        else:
+            waiting.append(begun)
+        if waiting:
+            from knitcore.fit import most_together
+
+            assert device is not None
+            held = sum(one.values.size for one in waiting)
+            channels, dimensions = len(waiting[0].values), waiting[0].target.ndim
+            most = most_together(run.recipe, channels, dimensions, device)
+            # only what is fitted together is held: an image may have any number of holes
+            if len(waiting) >= most or held >= MOST_VALUES or number == len(jobs):
+                yield from _knit_regions(run, waiting, device, previews)
+                waiting = []
+
+
+def _start_region(
     run: Run[Inpaint],
     hole: np.ndarray,
     plane: tuple[int, ...],
     region: Region,
     deep: np.ndarray,
-    device: torch.device | None,
     stage: str,
     previews: bool,
-) -> Generator[Event, None, None]:
+) -> Generator[Event, None, _Hole | None]:
+    """Fill a region smoothly; returned if a knitwork is to be fitted, too."""
     recipe, layout = run.recipe, run.layout
     whole = tuple(slice(0, run.image.shape[a]) for a in layout.spatial)
     index = box_index(run.image, layout, plane, region.box)
@@ -391,8 +476,7 @@ def _fill_region(
                 f"{run.image.name}: all pixels that are not to be filled are transparent"
             )
         region = replace(region, box=whole)  # no channel may be left without anything to go by
-        yield from _fill_region(run, hole, plane, region, deep, device, stage, previews)
-        return
+        return (yield from _start_region(run, hole, plane, region, deep, stage, previews))
     inner = np.zeros(missing.shape[1:], bool)
     inner[
         tuple(
@@ -406,23 +490,8 @@ def _fill_region(
     values, centre, spread = standardise(
         to_canvas(raw, layout), known, recipe, joint=run.image.axes.endswith("S")
     )
-
     restless = np.ones(target.shape)
     restless[target] = restlessness(values, known, target, layout.step)
-
-    def paste(fill: np.ndarray, error: np.ndarray) -> None:
-        where = target & missing
-        scale = spread.reshape((-1,) + (1,) * target.ndim)
-        grey = fill * scale + centre.reshape(scale.shape)
-        box = to_canvas(run.out[index], layout).copy()
-        box[where] = to_dtype(grey[where], box.dtype)
-        run.out[index] = from_canvas(box, raw.shape, layout)
-        box_std = to_canvas(run.std[index], layout).copy()
-        box_std[where] = (error * restless * scale)[where]
-        run.std[index] = from_canvas(box_std, raw.shape, layout)
-
-    def preview() -> Preview:
-        return Preview(index, run.out[index].copy())
 
     clock = time.monotonic()
     solving = start_steps(values, known, target, layout.step, recipe)
@@ -431,48 +500,110 @@ def _fill_region(
         solving, lambda part: run.progress(f"{stage}: {recipe.start} start", part)
     )
     run.seconds["start"] += time.monotonic() - clock
-    paste(start, doubt)
-    if previews:
-        yield preview()
-    if not region.deep or not known.any():
-        return
-
-    from knitcore.fit import Target, fit_region
-
-    models = fit_variograms(values, known, layout.step, (1.0,)) if recipe.directed else []
-    work = Target(
-        values=values.astype(np.float32),
-        weight=known.astype(np.float32),
-        want=target,
-        step=layout.step,
-        key=f"{whole_plane(run.image, layout, plane)}{[(s.start, s.stop) for s in region.box]}",
-        directions=models[0].directions(DIRECTION_LAG) if models else (),
+    begun = _Hole(
+        plane=plane,
+        region=region,
+        stage=stage,
+        index=index,
+        missing=missing,
+        known=known,
+        target=target,
+        values=values,
+        centre=centre,
+        spread=spread,
+        start=start,
+        doubt=doubt,
+        restless=restless,
     )
-    assert device is not None
+    _paste(run, begun, start, doubt)
+    if previews:
+        yield _preview(run, begun)
+    return begun if region.deep and known.any() else None
+
+
+def _paste(run: Run[Inpaint], one: _Hole, fill: np.ndarray, error: np.ndarray) -> None:
+    """Put standardised values at a region's target, (C, n), and their errors into the output."""
+    layout, where = run.layout, one.target & one.missing
+    scale = one.spread.reshape((-1,) + (1,) * one.target.ndim)
+    grey = fill * scale + one.centre.reshape(scale.shape)
+    for array, values in ((run.out, grey), (run.std, error * one.restless * scale)):
+        old = array[one.index]
+        box = to_canvas(old, layout).copy()
+        box[where] = to_dtype(values[where], box.dtype) if array is run.out else values[where]
+        array[one.index] = from_canvas(box, old.shape, layout)
+
+
+def _preview(run: Run[Inpaint], one: _Hole) -> Preview:
+    return Preview(one.index, run.out[one.index].copy())
+
+
+def _knit_regions(
+    run: Run[Inpaint], holes: list[_Hole], device: torch.device, previews: bool
+) -> Generator[Event, None, None]:
+    """Fit knitworks to regions side by side and mix them into their starts."""
+    from knitcore.fit import Target, fit_regions
+
+    recipe, layout = run.recipe, run.layout
+    targets = []
+    for one in holes:
+        models = (
+            fit_variograms(one.values, one.known, layout.step, (1.0,)) if recipe.directed else []
+        )
+        targets.append(
+            Target(
+                values=one.values.astype(np.float32),
+                weight=one.known.astype(np.float32),
+                want=one.target,
+                step=layout.step,
+                key=one.key(run),
+                directions=models[0].directions(DIRECTION_LAG) if models else (),
+            )
+        )
+        if len(holes) > 1:
+            yield run.progress(f"{one.stage}: variogram")
+    stage = holes[0].stage + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
+    costs = [_cost(one.region, recipe) - 1 for one in holes]
     clock = time.monotonic()
-    fit = fit_region(work, recipe, device, previews)
+    fit = fit_regions(targets, recipe, device, previews)
     try:
         while True:
             try:
-                state = next(fit)
+                states = next(fit)
             except StopIteration as end:
-                state = end.value
+                states = end.value
                 break
-            if state.members is not None:
-                paste(*mix_members(start, doubt, state.members, target, recipe)[:2])
-                yield preview()
-            cost = (_cost(region, recipe) - 1) * state.done
-            yield run.progress(f"{stage}: fit", 1 + cost, state.losses)
+            for one, state in zip(holes, states, strict=True):
+                if state.members is not None:
+                    mixed = mix_members(one.start, one.doubt, state.members, one.target, recipe)
+                    _paste(run, one, *mixed[:2])
+                    yield _preview(run, one)
+            spent = sum(cost * state.done for cost, state in zip(costs, states, strict=True))
+            yield run.progress(f"{stage}: fit", spent, _mean_losses(states))
     finally:
         fit.close()
     run.seconds["fit"] += time.monotonic() - clock
+    run.done += sum(costs)
+    for one, state in zip(holes, states, strict=True):
+        yield from _finish_region(run, one, state, previews)
+
+
+def _mean_losses(states: list[Fitted]) -> dict[str, float]:
+    told = [state.losses for state in states if state.losses]
+    return {name: float(np.mean([one[name] for one in told])) for name in (told or [{}])[0]}
+
+
+def _finish_region(
+    run: Run[Inpaint], one: _Hole, state: Fitted, previews: bool
+) -> Generator[Event, None, None]:
+    """Mix what was fitted into a region's start, with look-alikes or texture where asked for."""
+    recipe, stage, key = run.recipe, one.stage, one.key(run)
     run.losses.append(state.losses)
     run.restarts += state.restarts
     run.parameters = state.parameters
     if state.restarts:
         yield run.note(f"{stage}: restarted {state.restarts} times with a lower rate", "warning")
     assert state.members is not None
-    fill, error, strays = mix_members(start, doubt, state.members, target, recipe)
+    fill, error, strays = mix_members(one.start, one.doubt, state.members, one.target, recipe)
     if strays:
         yield run.note(
             f"{stage}: {strays} of {recipe.ensemble} members strayed from the start and were dropped",
@@ -480,19 +611,18 @@ def _fill_region(
         )
     if run.look_alikes:
         clock = time.monotonic()
-        asking = look_alike_steps(values, known, target, fill, (recipe.seed, work.key))
-        alike = yield from relayed(
-            asking, lambda _: run.progress(f"{stage}: look-alikes", 1 + cost)
-        )
+        asking = look_alike_steps(one.values, one.known, one.target, fill, (recipe.seed, key))
+        alike = yield from relayed(asking, lambda _: run.progress(f"{stage}: look-alikes"))
         fill = fill + run.look_alikes * (alike - fill)
         run.seconds["look-alikes"] += time.monotonic() - clock
     if recipe.fill == "texture":
         clock = time.monotonic()
-        weaving = texture_steps(values, known, target, fill, random_numbers(recipe.seed, work.key))
-        woven = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture", 1 + cost))
+        numbers = random_numbers(recipe.seed, key)
+        weaving = texture_steps(one.values, one.known, one.target, fill, numbers)
+        woven = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture"))
         # a sample is off by its own wandering as well
         fill, error = woven, np.sqrt(error**2 + (woven - fill) ** 2)
         run.seconds["texture"] = run.seconds.get("texture", 0.0) + time.monotonic() - clock
-    paste(fill, error)
+    _paste(run, one, fill, error)
     if previews:
-        yield preview()
+        yield _preview(run, one)

@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from knitcore.degradation import starting_kernel
 from knitcore.events import Note, Stage
 from knitcore.filling import standardise
-from knitcore.fit import Coarse, Fitted, Target, fit_region
+from knitcore.fit import Coarse, Fitted, Target, fit_regions
 from knitcore.noise_model import Denoised, Noise
 from knitcore.recipe import Recipe
 from knitcore.running import Canvas, Run
@@ -175,14 +175,14 @@ def _fit(
     def mean(members: np.ndarray) -> np.ndarray:
         return (members.mean(0) * spread[:, None] + centre[:, None]).astype(np.float32)
 
-    fit = fit_region(target, run.recipe, device, previews)
+    fit = fit_regions([target], run.recipe, device, previews)
     try:
         while True:
-            state = next(fit)
+            [state] = next(fit)
             shown = None if state.members is None else mean(state.members).reshape(shape)
             yield Stage(state.done, "fit", dict(state.losses), shown)
     except StopIteration as end:
-        state = end.value
+        [state] = end.value
     finally:
         fit.close()
     run.losses.append(state.losses)

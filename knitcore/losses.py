@@ -24,17 +24,18 @@ def patch_loss(
 
     Parameters
     ----------
-    patches : Tensor, shape (E, N, S, K, C)
-    reference, valid : Tensor, shape (E or 1, N, S, K, C)
+    patches : Tensor, shape (..., E, N, S, K, C)
+    reference, valid : Tensor, shape (..., E or 1, N, S, K, C)
     count : Tensor, optional
         What to divide by when these are only some of the coordinates (default: sum of `valid`).
 
     Returns
     -------
-    Tensor, shape (E,)
+    Tensor, shape (..., E)
     """
-    error = ((patches - reference) ** 2 * valid).sum((1, 2, 3, 4))
-    return error / (valid.sum((1, 2, 3, 4)) if count is None else count).clamp_min(1)
+    over = (-4, -3, -2, -1)
+    error = ((patches - reference) ** 2 * valid).sum(over)
+    return error / (valid.sum(over) if count is None else count).clamp_min(1)
 
 
 def pixel_loss(
@@ -48,8 +49,8 @@ def pixel_loss(
 
     Parameters
     ----------
-    pixels : Tensor, shape (E, N, C)
-    reference, known : Tensor, shape (E or 1, N, C)
+    pixels : Tensor, shape (..., E, N, C)
+    reference, known : Tensor, shape (..., E or 1, N, C)
     norm : {"l1", "l2"}
         The article has l1.
     count : Tensor, optional
@@ -57,13 +58,12 @@ def pixel_loss(
 
     Returns
     -------
-    Tensor, shape (E,)
+    Tensor, shape (..., E)
     """
     error = pixels - reference
     error = error.abs() if norm == "l1" else error**2
-    return (error * known).sum((1, 2)) / (known.sum((1, 2)) if count is None else count).clamp_min(
-        1
-    )
+    total = known.sum((-2, -1)) if count is None else count
+    return (error * known).sum((-2, -1)) / total.clamp_min(1)
 
 
 def consistency_loss(

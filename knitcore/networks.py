@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from knitcore.degradation import collapse_kernel
 from knitcore.device import lean
@@ -72,18 +73,20 @@ class FourierFeatures(nn.Module):
         dimensions: int,
         frequencies: int,
         scales: list[float],
-        directions: list[tuple[torch.Tensor, float]] | None = None,
+        directions: list[list[tuple[torch.Tensor, float]]] | None = None,
     ) -> None:
         super().__init__()
         draws = [
             torch.randn(dimensions, frequencies, generator=g) * (2 * math.pi * scale)
             for g, scale in zip(generators, scales, strict=True)
         ]
-        if directions:
-            metrics = torch.stack([metric for metric, _ in directions])
-            shares = torch.tensor([share for _, share in directions])
-            for e, g in enumerate(generators):
-                pick = torch.multinomial(shares, frequencies, replacement=True, generator=g)
+        for e, own in enumerate(directions or ()):  # of each member
+            if own:
+                metrics = torch.stack([metric for metric, _ in own])
+                shares = torch.tensor([share for _, share in own])
+                pick = torch.multinomial(
+                    shares, frequencies, replacement=True, generator=generators[e]
+                )
                 draws[e] = torch.einsum("df,fde->ef", draws[e], metrics[pick])
         self.register_buffer("frequencies", torch.stack(draws))
 
@@ -200,6 +203,24 @@ class DegradationKernel(nn.Module):
     def forward(self) -> torch.Tensor:
         members = zip(*(weight.unbind(0) for weight in self.weights), strict=True)
         return torch.stack([collapse_kernel(weights) for weights in members])
+
+
+def only_members(network: nn.Module, members: slice) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of some of a network's members alone, without a copy of their numbers.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Whose parameters and buffers all have the ensemble axis first.
+    members : slice
+
+    Returns
+    -------
+    callable
+    """
+    held = itertools.chain(network.named_parameters(), network.named_buffers())
+    own = {name: tensor[members] for name, tensor in held}
+    return lambda x: functional_call(network, own, (x,))
 
 
 def patch_centre(patches: torch.Tensor) -> torch.Tensor:

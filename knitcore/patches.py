@@ -1,4 +1,7 @@
-"""Multi-scale 3x3 patches: blurred copies of an image, gathered round coordinates (article, 3.1)."""
+"""Multi-scale 3x3 patches: blurred copies of an image, gathered round coordinates (article, 3.1).
+
+In shape comments G counts the regions that are fitted side by side.
+"""
 
 from __future__ import annotations
 
@@ -54,36 +57,37 @@ def blur_known(values: np.ndarray, known: np.ndarray, sd: float) -> tuple[np.nda
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Blurred copies of one region, one a scale, padded so that every patch index is valid.
+    """Blurred copies of G regions, one a scale, padded so that every patch index is valid.
 
     Attributes
     ----------
     values, valid : Tensor, shape (P, S, C)
-        Flattened padded pixels; `valid` is 0 beyond the border and at unknown pixels.
+        Flattened padded pixels, one region after the other; `valid` is 0 beyond the border and at
+        unknown pixels.
     pixels, known : Tensor, shape (P, C)
         The unblurred values, and 1 where they are known.
-    strides : tuple of int
+    strides : Tensor of int, shape (G, 1, D)
         Flat step along each axis.
-    origin : int
-        Flat index of the region's first pixel.
-    offsets : Tensor of int, shape (S, K)
+    origin : Tensor of int, shape (G, 1)
+        Flat index of a region's first pixel.
+    offsets : Tensor of int, shape (G, 1, S, K)
         Flat step from a pixel to each entry of its patch.
-    shape : tuple of int
-        The region without padding.
+    shapes : tuple of tuple of int
+        The regions without padding.
     """
 
     values: torch.Tensor
     valid: torch.Tensor
     pixels: torch.Tensor
     known: torch.Tensor
-    strides: tuple[int, ...]
-    origin: int
+    strides: torch.Tensor
+    origin: torch.Tensor
     offsets: torch.Tensor
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     def index(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Flat index of integer coordinates (..., D)."""
-        return self.origin + (coordinates * coordinates.new_tensor(self.strides)).sum(-1)
+        """Flat index of integer coordinates: (G or 1, N, D) -> (G, N)."""
+        return self.origin + (coordinates * self.strides).sum(-1)
 
 
 def make_pyramid(
@@ -138,10 +142,37 @@ def make_pyramid(
         valid=flat(valid).to(device),
         pixels=flat([np.where(known, values, 0)])[:, 0].to(device),
         known=flat([weight])[:, 0].to(device),
-        strides=strides,
-        origin=pad * sum(strides),
-        offsets=torch.from_numpy(np.array(scales)[:, None] * offsets[None]).to(device),
-        shape=values.shape[1:],
+        strides=torch.tensor(strides)[None, None].to(device),
+        origin=torch.tensor([[pad * sum(strides)]]).to(device),
+        offsets=torch.from_numpy(np.array(scales)[:, None] * offsets)[None, None].to(device),
+        shapes=(values.shape[1:],),
+    )
+
+
+def join_pyramids(pyramids: list[Pyramid]) -> Pyramid:
+    """Put the regions of several pyramids side by side.
+
+    Parameters
+    ----------
+    pyramids : list of Pyramid
+        Of as many scales, channels and dimensions, on one device.
+
+    Returns
+    -------
+    Pyramid
+    """
+    if len(pyramids) == 1:
+        return pyramids[0]
+    begins = itertools.accumulate((len(p.values) for p in pyramids), initial=0)
+    return Pyramid(
+        values=torch.cat([p.values for p in pyramids]),
+        valid=torch.cat([p.valid for p in pyramids]),
+        pixels=torch.cat([p.pixels for p in pyramids]),
+        known=torch.cat([p.known for p in pyramids]),
+        strides=torch.cat([p.strides for p in pyramids]),
+        origin=torch.cat([p.origin + begin for p, begin in zip(pyramids, begins, strict=False)]),
+        offsets=torch.cat([p.offsets for p in pyramids]),
+        shapes=tuple(shape for p in pyramids for shape in p.shapes),
     )
 
 
@@ -151,12 +182,12 @@ def gather_patches(pyramid: Pyramid, index: torch.Tensor) -> tuple[torch.Tensor,
     Parameters
     ----------
     pyramid : Pyramid
-    index : Tensor of int, shape (N,)
+    index : Tensor of int, shape (G, N)
 
     Returns
     -------
-    patches, valid : Tensor, shape (N, S, K, C)
+    patches, valid : Tensor, shape (G, N, S, K, C)
     """
-    at = index[:, None, None] + pyramid.offsets
-    scale = torch.arange(pyramid.offsets.shape[0], device=index.device)[:, None]
+    at = index[..., None, None] + pyramid.offsets
+    scale = torch.arange(at.shape[-2], device=index.device)[:, None]
     return pyramid.values[at, scale], pyramid.valid[at, scale]

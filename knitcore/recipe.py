@@ -309,6 +309,9 @@ class Inpaint(Recipe):
         description="Mix look-alike patches of the surroundings into the mean fill, by as much as "
         "would have been best at held-out holes.",
     )
+    batch: int = Field(
+        0, ge=0, le=4096, description="Holes fitted side by side; 0 chooses by the device."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Inpaint:

@@ -81,8 +81,8 @@ def test_consistency_over_passes_equals_the_whole_region():
     values = torch.zeros(1, *shape).numpy()
     pyramid = make_pyramid(values, values + 1, SCALES, torch.device("cpu"))
     total, share = torch.zeros(1), 0.0
-    for batch in step_batches(recipe, shape, (16, 16), 2, pyramid, generator):
-        part = patches[:, batch.position[:, 0], batch.position[:, 1]]
+    for batch in next(step_batches(recipe, (16, 16), 2, pyramid, [generator])):
+        part = patches[:, batch.position[0, :, 0], batch.position[0, :, 1]]
         total = total + consistency_loss(part, batch.tile, SCALES, batch.core, shape)
         share += batch.share
     assert math.isclose(share, 1, rel_tol=1e-6)

@@ -58,7 +58,7 @@ def test_fourier_features_are_sines_and_cosines_of_the_phase():
 def test_directed_features_vary_across_the_direction_only():
     """A metric that ignores the y axis gives features constant along y."""
     flat = torch.from_numpy(np.diag([0.0, 1.0])).float()
-    encoding = FourierFeatures(generators(0), 2, 8, [0.1], [(flat, 1.0)])
+    encoding = FourierFeatures(generators(0), 2, 8, [0.1], [[(flat, 1.0)]])
     found = encoding(torch.tensor([[0.0, 3.0], [7.0, 3.0], [0.0, 4.0]]))[0]
     torch.testing.assert_close(found[0], found[1])
     assert (found[0] - found[2]).abs().max() > 0.01

@@ -15,9 +15,9 @@ def pyramid_of(values, weight, scales):
 def test_patch_of_a_ramp_is_the_ramp_shifted():
     values = np.arange(49.0).reshape(1, 7, 7)
     pyramid = pyramid_of(values, np.ones_like(values), (1,))
-    patches, valid = gather_patches(pyramid, pyramid.index(torch.tensor([[3, 3]])))
-    assert patches.shape == (1, 1, 9, 1)
-    assert patches[0, 0, :, 0].tolist() == [16, 17, 18, 23, 24, 25, 30, 31, 32]
+    patches, valid = gather_patches(pyramid, pyramid.index(torch.tensor([[[3, 3]]])))
+    assert patches.shape == (1, 1, 1, 9, 1)
+    assert patches[0, 0, 0, :, 0].tolist() == [16, 17, 18, 23, 24, 25, 30, 31, 32]
     assert valid.min() == 1
 
 
@@ -26,20 +26,20 @@ def test_entries_beyond_the_border_and_in_the_hole_do_not_count():
     weight = np.ones_like(values)
     weight[0, 1, 1] = 0
     pyramid = pyramid_of(values, weight, (1, 2))
-    _, valid = gather_patches(pyramid, pyramid.index(torch.tensor([[0, 0]])))
-    assert valid[0, 0, :, 0].tolist() == [0, 0, 0, 0, 1, 1, 0, 1, 0]
-    assert valid[0, 1, :, 0].tolist()[:4] == [0, 0, 0, 0]
+    _, valid = gather_patches(pyramid, pyramid.index(torch.tensor([[[0, 0]]])))
+    assert valid[0, 0, 0, :, 0].tolist() == [0, 0, 0, 0, 1, 1, 0, 1, 0]
+    assert valid[0, 0, 1, :, 0].tolist()[:4] == [0, 0, 0, 0]
 
 
 def test_scale_two_samples_the_blurred_image_two_pixels_apart():
     values = np.random.default_rng(0).normal(size=(1, 9, 9))
     weight = np.ones_like(values)
     pyramid = pyramid_of(values, weight, (1, 2))
-    patches, _ = gather_patches(pyramid, pyramid.index(torch.tensor([[4, 4]])))
+    patches, _ = gather_patches(pyramid, pyramid.index(torch.tensor([[[4, 4]]])))
     blurred, share = blur_known(values, weight > 0, 1.0)
     np.testing.assert_allclose(share, 1, atol=1e-5)
     np.testing.assert_allclose(
-        patches[0, 1, :, 0].numpy(), blurred[0, 2:7:2, 2:7:2].ravel(), rtol=1e-5
+        patches[0, 0, 1, :, 0].numpy(), blurred[0, 2:7:2, 2:7:2].ravel(), rtol=1e-5
     )
 
 
@@ -56,5 +56,5 @@ def test_three_dimensional_patches_have_27_entries():
     assert patch_offsets(3)[13].tolist() == [0, 0, 0]
     values = np.arange(125.0).reshape(1, 5, 5, 5)
     pyramid = pyramid_of(values, np.ones_like(values), (1,))
-    patches, _ = gather_patches(pyramid, pyramid.index(torch.tensor([[2, 2, 2]])))
-    np.testing.assert_array_equal(patches[0, 0, :, 0].numpy(), values[0, 1:4, 1:4, 1:4].ravel())
+    patches, _ = gather_patches(pyramid, pyramid.index(torch.tensor([[[2, 2, 2]]])))
+    np.testing.assert_array_equal(patches[0, 0, 0, :, 0].numpy(), values[0, 1:4, 1:4, 1:4].ravel())
