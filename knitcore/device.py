@@ -162,7 +162,8 @@ def together(device: torch.device, each: int) -> int:
     if device.type == "cpu":
         most, room = 4, 2**26
     elif device.type == "cuda":
-        most, room = 64, torch.cuda.mem_get_info(device)[0] // 2
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        most, room = 64, (torch.cuda.mem_get_info(device)[0] + kept) // 2
     else:
         most, room = 16, 2**30
     return max(1, min(most, room // max(each, 1)))

@@ -559,8 +559,7 @@ def _knit_regions(
                 directions=models[0].directions(DIRECTION_LAG) if models else (),
             )
         )
-        if len(holes) > 1:
-            yield run.progress(f"{one.stage}: variogram")
+        yield run.progress(f"{one.stage}: directions")
     stage = holes[0].stage + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
     costs = [_cost(one.region, recipe) - 1 for one in holes]
     clock = time.monotonic()

@@ -227,6 +227,26 @@ def test_how_many_go_together_is_chosen_by_what_one_needs() -> None:
     assert fit.most_together(knit.Inpaint(preset="paper"), 1, 2, CPU) == 1
 
 
+def test_a_step_reads_no_number_back() -> None:
+    """On torch's device without numbers whatever would wait for one is an error."""
+    nowhere = torch.device("meta")
+    recipe = knit.Inpaint(**TINY, discriminator=True)
+    targets = [target(n, 30, 30 + n) for n in range(3)]
+    networks, discriminator = fit.build_networks(recipe, 3, targets, 0, nowhere)
+    pyramids = [make_pyramid(t.values, t.weight, recipe.scales, nowhere) for t in targets]
+    pyramid, frame = join_pyramids(pyramids), fit.make_frame(targets, nowhere)
+    parameters = [p for network in networks for p in network.parameters()]
+    optimiser = fit.Adam(parameters)
+    draws = [torch.Generator() for _ in targets]
+    for batch in next(tiles.step_batches(recipe, (12, 12), 4, pyramid, draws)):
+        found = fit.batch_losses(
+            batch, pyramid, networks, discriminator, recipe, recipe.scales, frame, None
+        )
+        assert {tuple(value.shape) for value in found.values()} == {(6,)}
+        sum(found.values(), torch.zeros((), device=nowhere)).sum().backward()
+    optimiser.step(0.01)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
