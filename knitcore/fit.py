@@ -38,7 +38,7 @@ from knitcore.networks import (
     only_members,
 )
 from knitcore.patches import Pyramid, gather_patches, join_pyramids, make_pyramid
-from knitcore.recipe import Recipe, SuperResolve, consistency_weight
+from knitcore.recipe import Inpaint, Recipe, SuperResolve, consistency_weight
 from knitcore.tiles import Batch, step_batches, tile_shape, whole_counts
 
 EVENT_SECONDS = 0.1
@@ -212,12 +212,12 @@ def fit_regions(
     return states
 
 
-def most_together(recipe: Recipe, channels: int, dimensions: int, device: torch.device) -> int:
+def most_together(recipe: Inpaint, channels: int, dimensions: int, device: torch.device) -> int:
     """How many regions to fit side by side.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Inpaint
     channels, dimensions : int
         Of the regions.
     device : torch.device
@@ -229,8 +229,8 @@ def most_together(recipe: Recipe, channels: int, dimensions: int, device: torch.
     """
     if not recipe.tiles:
         return 1
-    if batch := getattr(recipe, "batch", 0):
-        return batch
+    if recipe.batch:
+        return recipe.batch
     sample = recipe.tiles * math.prod(tile_shape(recipe, (recipe.tile,) * dimensions))
     entries = len(recipe.scales) * recipe.patch_size**dimensions * channels
     layers = recipe.depth + recipe.reconstructor_depth + 3 * recipe.discriminator
@@ -558,9 +558,8 @@ def fit_coordinates(index: torch.Tensor, frame: Frame, recipe: Recipe) -> torch.
     Tensor of float32, shape (G*E, N, D)
     """
     size, step = frame
-    found = index.float() / size
-    if recipe.coordinates == "pixel":
-        found = (index.float() - size / 2) * step
+    unit = recipe.coordinates == "unit"
+    found = index.float() / size if unit else (index.float() - size / 2) * step
     return to_members(found, recipe)
 
 
