@@ -15,6 +15,7 @@ from knitcore.recipe import Inpaint
 STRAY = 2.0  # a member whose fill is this many expected errors off the start is dropped
 RIM = 2.0  # known pixels so near a hole tell how restless each part of it is
 MAX_RIM = 2000  # of them at most: bounds the time
+SLOPE_POWER = 0.15  # of the fill's slopes in the expected error
 
 
 def standardise(
@@ -149,6 +150,35 @@ def mix_members(
     scatter = share * (kept.var(0) + (1 - share) * (mean - base) ** 2)
     error[:, target] = np.sqrt(sure**2 + scatter)
     return fill, error, int((~keep).sum())
+
+
+def steepness(picture: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """How the expected error is spread within a hole, by the slopes of what was drawn there.
+
+    Where a fill runs from one side's grey to the other's, the place of the edge between them is a
+    guess. The factor is the slope to the power 0.15, brought to a root mean square of 1. The power was
+    chosen on Set5 by rank correlation with the error, after `restlessness`.
+
+    Parameters
+    ----------
+    picture : ndarray, shape (C, *spatial)
+        Known values, and the fill.
+    target : ndarray of bool, shape (*spatial)
+
+    Returns
+    -------
+    ndarray, shape (C, n)
+        A factor for each True pixel of the target.
+    """
+    square = np.zeros((len(picture), int(target.sum())))
+    for axis, side in enumerate(target.shape, 1):
+        if side > 1:
+            square += np.gradient(picture, axis=axis)[:, target] ** 2
+    top = float(square.max(initial=0.0))
+    if not top > 1e-20:
+        return np.ones(square.shape)
+    factor = (np.sqrt(square) + 1e-3 * top**0.5) ** SLOPE_POWER
+    return np.asarray(factor / np.sqrt((factor**2).mean()))
 
 
 def restlessness(

@@ -24,7 +24,7 @@ from knitcore.axes import (
 )
 from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
-from knitcore.filling import mix_members, restlessness, standardise, start_steps
+from knitcore.filling import mix_members, restlessness, standardise, start_steps, steepness
 from knitcore.kriging import fit_variograms
 from knitcore.look_alikes import look_alike_share_steps, look_alike_steps
 from knitcore.masks import resolve_mask
@@ -385,10 +385,10 @@ class _Hole:
         Pixels that this region fills.
     values : ndarray, shape (C, *spatial)
         Standardised by `centre` and `spread`, shape (C,).
-    start, doubt : ndarray, shape (C, n)
-        The smooth start at the target and its expected error.
-    restless : ndarray, shape (*spatial)
-        What the expected error is multiplied by.
+    start, doubt : ndarray, shape (C, *spatial)
+        The smooth start and its expected error.
+    restless : ndarray, shape (n,)
+        See `restlessness`.
     """
 
     plane: tuple[int, ...]
@@ -490,8 +490,7 @@ def _start_region(
     values, centre, spread = standardise(
         to_canvas(raw, layout), known, recipe, joint=run.image.axes.endswith("S")
     )
-    restless = np.ones(target.shape)
-    restless[target] = restlessness(values, known, target, layout.step)
+    restless = restlessness(values, known, target, layout.step)
 
     clock = time.monotonic()
     solving = start_steps(values, known, target, layout.step, recipe)
@@ -522,11 +521,15 @@ def _start_region(
 
 
 def _paste(run: Run[Inpaint], one: _Hole, fill: np.ndarray, error: np.ndarray) -> None:
-    """Put standardised values at a region's target, (C, n), and their errors into the output."""
+    """Put standardised values (C, *spatial) at a region's target, and their errors, into the output."""
     layout, where = run.layout, one.target & one.missing
     scale = one.spread.reshape((-1,) + (1,) * one.target.ndim)
     grey = fill * scale + one.centre.reshape(scale.shape)
-    for array, values in ((run.out, grey), (run.std, error * one.restless * scale)):
+    uneven = one.restless * steepness(np.where(one.known, one.values, fill), one.target)
+    error = error.copy()
+    if uneven.size:  # the size of the error stays what it was
+        error[:, one.target] *= uneven / np.sqrt((uneven**2).mean())
+    for array, values in ((run.out, grey), (run.std, error * scale)):
         old = array[one.index]
         box = to_canvas(old, layout).copy()
         box[where] = to_dtype(values[where], box.dtype) if array is run.out else values[where]

@@ -357,3 +357,18 @@ def test_restlessness_keeps_the_size_of_the_error(bacteria):
     assert factor.max() > 1.1 * factor.min()
     flat = restlessness(np.ones(values.shape), known, mask, (1.0, 1.0))
     np.testing.assert_array_equal(flat, 1)
+
+
+def test_std_is_larger_where_the_fill_has_a_slope():
+    from knitcore.filling import steepness
+
+    mask = np.zeros((40, 40), bool)
+    mask[12:28, 12:28] = True
+    picture = np.zeros((2, 40, 40))
+    picture[0, :, 20:] = 1.0  # an edge through the hole, in one channel
+    factor = np.ones(picture.shape)
+    factor[:, mask] = steepness(picture, mask)
+    assert np.sqrt((factor[:, mask] ** 2).mean()) == pytest.approx(1)
+    assert factor[0, 20, 20] > 1.5 * factor[0, 20, 16]
+    assert factor[1, 20, 20] == pytest.approx(factor[1, 20, 16])
+    assert (steepness(np.ones((1, 40, 40)), mask) == 1).all()
