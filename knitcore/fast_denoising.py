@@ -30,6 +30,7 @@ from knitcore.coarse_scales import (
     shrink,
 )
 from knitcore.device import fit_threads
+from knitcore.edges import edge_share
 from knitcore.events import Note, Stage, relayed
 from knitcore.fit import random_source
 from knitcore.noise import (
@@ -44,7 +45,7 @@ from knitcore.noise import (
     read_levels,
 )
 from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noise
-from knitcore.posterior import posterior_steps
+from knitcore.posterior import patch_side, posterior_steps
 from knitcore.recipe import Denoise
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ TAKEN = 1.2  # more variance taken away than so many times the noise's is struct
 PASSES = 2
 LONGER = 2  # so many times the steps where noise is weak, and the pilot has more to learn
 COARSE_TIME = 0.6  # of the last pass and the coarse scales before it
+EDGE_TIME = 0.4  # of what follows the coarse scales
 AFTER = 0.5  # share of the coarse images in the result over that in the last pass's pilot
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
@@ -349,7 +351,8 @@ def _noisy_steps(
                 none = replace(units(mine), kind="none")
                 return Denoised(grey(y), grey(y), none, "none", notes)
     # what is seen is picture and noise
-    longer = LONGER if contrast(y, mine) - 1 > WEAK else 1
+    strong = contrast(y, mine) - 1 <= WEAK
+    longer = 1 if strong else LONGER
     fit = pilot_steps(around, mine, recipe, key, check=not given, longer=longer)
     clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
     del fit, around
@@ -370,8 +373,16 @@ def _noisy_steps(
             coarse = yield from _staged(finding, done, pause, "denoise at lower resolution")
             done = pause if coarse else done
             clean = mix(clean, coarse)
-        steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
-        clean, variance = yield from _staged(steps, done, until, text)
+        pilot, group = clean, _group(recipe, C, k)
+        twofold = strong and k == passes - 1 and recipe.passes is None
+        pause = until - EDGE_TIME * (until - done) if twofold else until
+        steps = posterior_steps(y, pilot, mine, recipe, group)
+        clean, variance = yield from _staged(steps, done, pause, text)
+        if twofold:
+            share = edge_share(clean, variance, mine)
+            steps = _edges_and_texture(y, pilot, clean, share, mine, recipe, group)
+            clean, variance = yield from _staged(steps, pause, until, "edges and texture")
+        del pilot
         done = until
         if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
             found = _left_line(y, clean, mine, draw)
@@ -415,6 +426,24 @@ def _noisy_steps(
     if off is not None:
         std[lone] = std[lone].maximum(off)
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
+
+
+def _edges_and_texture(
+    noisy: torch.Tensor,
+    pilot: torch.Tensor,
+    clean: torch.Tensor,
+    share: torch.Tensor,
+    noise: Noise,
+    recipe: Denoise,
+    group: int,
+) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
+    """Another pass for `clean` where there are edges, by their share; larger patches elsewhere."""
+    larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
+    steps = posterior_steps(noisy, clean, noise, recipe, group)
+    sharp = yield from relayed(steps, lambda part: part / 3)
+    steps = posterior_steps(noisy, pilot, noise, larger, group)
+    broad = yield from relayed(steps, lambda part: (1 + 2 * part) / 3)
+    return broad[0].lerp_(sharp[0], share), broad[1].lerp_(sharp[1], share)
 
 
 def _coarse_images(

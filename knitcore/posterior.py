@@ -142,6 +142,11 @@ def _sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int) -> 
     return out
 
 
+def patch_side(recipe: Denoise, channels: int) -> int:
+    """Side of the patches, in pixels."""
+    return recipe.patch or (7 if channels == 1 else 5)
+
+
 def posterior_steps(
     noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
@@ -168,7 +173,7 @@ def posterior_steps(
     """
     C, Z, Y, X = noisy.shape
     device = noisy.device
-    size = min(recipe.patch or (7 if C == 1 else 5), (min(Y, X) + 1) // 2)
+    size = min(patch_side(recipe, C), (min(Y, X) + 1) // 2)
     whiten = whitening(noise, C, size, device)
     total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
     spread = torch.zeros_like(noisy)

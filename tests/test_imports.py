@@ -51,6 +51,7 @@ ORDER = (
     "adam",
     "fit",
     "coarse_scales",
+    "edges",
     "blind_spot",
     "posterior",
     "fast_denoising",
