@@ -379,8 +379,8 @@ def _noisy_steps(
         steps = posterior_steps(y, pilot, mine, recipe, group)
         clean, variance = yield from _staged(steps, done, pause, text)
         if twofold:
-            share = edge_share(clean, variance, mine)
-            steps = _edges_and_texture(y, pilot, clean, share, mine, recipe, group)
+            edges = edge_share(clean, variance, mine)
+            steps = _edges_and_texture(y, pilot, clean, edges, mine, recipe, group)
             clean, variance = yield from _staged(steps, pause, until, "edges and texture")
         del pilot
         done = until
@@ -432,18 +432,18 @@ def _edges_and_texture(
     noisy: torch.Tensor,
     pilot: torch.Tensor,
     clean: torch.Tensor,
-    share: torch.Tensor,
+    edges: torch.Tensor,
     noise: Noise,
     recipe: Denoise,
     group: int,
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
-    """Another pass for `clean` where there are edges, by their share; larger patches elsewhere."""
+    """Another pass for `clean` where `edges` are; larger patches elsewhere."""
     larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
     steps = posterior_steps(noisy, clean, noise, recipe, group)
     sharp = yield from relayed(steps, lambda part: part / 3)
     steps = posterior_steps(noisy, pilot, noise, larger, group)
     broad = yield from relayed(steps, lambda part: (1 + 2 * part) / 3)
-    return broad[0].lerp_(sharp[0], share), broad[1].lerp_(sharp[1], share)
+    return broad[0].lerp_(sharp[0], edges), broad[1].lerp_(sharp[1], edges)
 
 
 def _coarse_images(

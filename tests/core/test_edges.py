@@ -58,7 +58,8 @@ def test_planes_and_tiny_pictures_are_looked_at_one_by_one() -> None:
     picture = step(0.0, planes=3)
     picture[:, 1] = step(3.0)[:, 0]
     share = edge_share(picture, torch.zeros_like(picture), WHITE)
-    assert share[1, 20, 20] == 1 and not share[[0, 2]].any()
+    assert share[1, 20, 20] == 1
+    assert not share[[0, 2]].any()
     tiny = torch.zeros(2, 1, 4, 4)
     two = Noise("gaussian", (0.0,) * 2, (1.0,) * 2, (1.0,) * 2)
     assert edge_share(tiny, tiny, two).tolist() == [[[0.0] * 4] * 4]
