@@ -30,10 +30,11 @@ from common import (
     table,
 )
 
-METHODS = ("fast", "quality", "harmonic", "biharmonic", "telea", "navier-stokes")
+METHODS = ("fast", "quality", "kriging", "harmonic", "biharmonic", "telea", "navier-stokes")
 NAMES = {
     "fast": "**`fast`**",
     "quality": "**`quality`**",
+    "kriging": "kriging, linear variogram",
     "harmonic": "harmonic",
     "biharmonic": "biharmonic (scikit-image)",
     "telea": "Telea (OpenCV)",
@@ -74,6 +75,20 @@ def fill_harmonic(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, None
     return np.moveaxis(filled, 0, -1).reshape(image.shape), None
 
 
+def fill_kriging(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, None]:
+    """Ordinary kriging as a textbook has it: one linear variogram for every image."""
+    from knitcore.kriging import Variogram, choose_points, krige
+
+    linear = Variogram(0.0, ((np.eye(2), (1.0, 0.0), 1.0),), np.ones(3))
+    box = crop_round(mask, 64)
+    values = np.moveaxis(np.atleast_3d(image[box]), -1, 0) / 255
+    points, targets = choose_points(~mask[box], mask[box]), np.argwhere(mask[box])
+    found, _ = krige(values[(slice(None), *points.T)], points, targets, linear)
+    filled = image / 255
+    filled[mask] = found.T.reshape(filled[mask].shape)
+    return filled, None
+
+
 def fill_biharmonic(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, None]:
     from skimage.restoration import inpaint_biharmonic
 
@@ -95,6 +110,7 @@ def fill_opencv(image: np.ndarray, mask: np.ndarray, flag: str) -> tuple[np.ndar
 FILLS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray | None]]] = {
     "fast": fill_ours,
     "quality": partial(fill_ours, preset="quality"),
+    "kriging": fill_kriging,
     "harmonic": fill_harmonic,
     "biharmonic": fill_biharmonic,
     "telea": partial(fill_opencv, flag="INPAINT_TELEA"),
