@@ -153,7 +153,7 @@ def _denoise(source: Image, recipe: Denoise, previews: bool) -> Generator[Event,
         from knitcore.fast_denoising import denoise_steps_on_canvas
 
         return denoise_steps_on_canvas(
-            canvas.values, layout.step, recipe, device, canvas.key, joint
+            canvas.values, layout.step, recipe, device, canvas.key, joint, run.cores
         )
 
     def paste(canvas: Canvas, done: Denoised) -> tuple[np.ndarray, np.ndarray]:

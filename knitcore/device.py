@@ -141,6 +141,24 @@ def fit_threads() -> int:
     return min(torch.get_num_threads(), spare_cores())
 
 
+def cores_for(watched: bool) -> int:
+    """Cores that independent parts of a computation may share, each in a thread of its own.
+
+    Parameters
+    ----------
+    watched : bool
+        Somebody looks at previews: one core is left to the window.
+
+    Returns
+    -------
+    int
+        Never more than torch is set to, so that a process of a batch keeps to its share.
+    """
+    import torch
+
+    return max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - watched))
+
+
 def together(device: torch.device, each: int) -> int:
     """How many fits a device is given at a time.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -192,3 +193,65 @@ def drain(steps: Generator[Event, None, T], on_event: Callable[[Event], Any] | N
         return end.value
     finally:
         steps.close()
+
+
+class Alongside(Generic[S, T]):
+    """A generator that runs to its end in a thread of its own, beside whoever made this.
+
+    Parameters
+    ----------
+    steps : generator
+        Must share nothing that either side changes.
+
+    Attributes
+    ----------
+    told : object or None
+        What it yielded last.
+    """
+
+    def __init__(self, steps: Generator[S, None, T]) -> None:
+        self.told: S | None = None
+        self._steps, self._stop = steps, threading.Event()
+        self._found: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    self.told = next(self._steps)
+                except StopIteration as end:
+                    self._found.append(end.value)
+                    return
+        except BaseException as error:  # raised where it is waited for
+            self._error = error
+        finally:
+            self._steps.close()
+
+    def wait(self) -> Generator[S | None, None, T]:
+        """Wait for the end; what was yielded last, about ten times a second, and the result.
+
+        Yields
+        ------
+        object or None
+
+        Returns
+        -------
+        object
+        """
+        try:
+            while self._thread.is_alive():
+                yield self.told
+                self._thread.join(0.1)
+        finally:
+            self.close()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+    def close(self) -> None:
+        """End the generator at its next yield, and wait for that."""
+        self._stop.set()
+        self._thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from knitcore.coarse_scales import (
 )
 from knitcore.device import fit_threads
 from knitcore.edges import edge_share
-from knitcore.events import Note, Stage, relayed
+from knitcore.events import Alongside, Note, Stage, relayed
 from knitcore.fit import random_source
 from knitcore.noise import (
     QUIET,
@@ -49,6 +50,7 @@ from knitcore.posterior import patch_side, posterior_steps
 from knitcore.recipe import Denoise
 
 T = TypeVar("T")
+CoarseSteps = Alongside[tuple[float, float], torch.Tensor]
 
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
 RAISED = 3.0  # and its neighbours rise less than by this: those of a point of light do not
@@ -57,6 +59,7 @@ KEPT_PAIR = 4.0  # and so many together with a neighbour
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 PASSES = 2
+MOST_BESIDE = 2**24  # numbers of a canvas: beyond, memory counts more than time
 LONGER = 2  # so many times the steps where noise is weak, and the pilot has more to learn
 COARSE_TIME = 0.6  # of the last pass and the coarse scales before it
 EDGE_TIME = 0.4  # of what follows the coarse scales
@@ -125,6 +128,7 @@ def denoise_steps_on_canvas(
     device: torch.device,
     key: str,
     joint: bool,
+    cores: int = 1,
 ) -> Generator[Stage, None, Denoised]:
     """Denoise one canvas.
 
@@ -140,6 +144,8 @@ def denoise_steps_on_canvas(
         Name of the canvas: with the seed it decides all random numbers.
     joint : bool
         All channels together, or each by itself.
+    cores : int
+        From two on, parts that need nothing of each other are worked on at once; with the same result.
 
     Yields
     ------
@@ -151,13 +157,15 @@ def denoise_steps_on_canvas(
     Denoised
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(fit_threads())
+    beside = cores > 1 and device.type == "cpu" and values.size <= MOST_BESIDE
+    torch.set_num_threads(max(1, min(fit_threads(), cores // 2)) if beside else fit_threads())
     try:
         if joint or len(values) == 1:
-            return (yield from _distinct_steps(values, recipe, device, key))
+            return (yield from _distinct_steps(values, recipe, device, key, beside))
         parts = []
         for c in range(len(values)):
-            steps = _canvas_steps(values[c : c + 1], recipe, device, f"{key} channel {c}")
+            name = f"{key} channel {c}"
+            steps = _canvas_steps(values[c : c + 1], recipe, device, name, beside)
             while True:
                 try:
                     stage = next(steps)
@@ -171,7 +179,7 @@ def denoise_steps_on_canvas(
 
 
 def _distinct_steps(
-    values: np.ndarray, recipe: Denoise, device: torch.device, key: str
+    values: np.ndarray, recipe: Denoise, device: torch.device, key: str, beside: bool
 ) -> Generator[Stage, None, Denoised]:
     """Grey pictures stored as colours: equal channels have equal noise, and count as one."""
     same = [
@@ -180,9 +188,9 @@ def _distinct_steps(
     ]
     first = sorted(set(same))
     if len(first) == len(values):
-        return (yield from _canvas_steps(values, recipe, device, key))
+        return (yield from _canvas_steps(values, recipe, device, key, beside))
     back = [first.index(k) for k in same]
-    steps = _canvas_steps(values[first], recipe, device, key)
+    steps = _canvas_steps(values[first], recipe, device, key, beside)
     while True:
         try:
             stage = next(steps)
@@ -256,7 +264,7 @@ def _estimated(
 
 
 def _canvas_steps(
-    values: np.ndarray, recipe: Denoise, device: torch.device, key: str
+    values: np.ndarray, recipe: Denoise, device: torch.device, key: str, beside: bool
 ) -> Generator[Stage, None, Denoised]:
     C, spatial = len(values), values.shape[1:]
     quantum = grey_step(values)
@@ -283,7 +291,7 @@ def _canvas_steps(
     if not noisy:
         return _unchanged(values, noise, notes)
     work = raw if len(noisy) == C else raw[noisy]
-    steps = _noisy_steps(work, noise.of(noisy), given, quantum, recipe, key)
+    steps = _noisy_steps(work, noise.of(noisy), given, quantum, recipe, key, beside)
 
     def whole(part: np.ndarray, rest: np.ndarray | float) -> np.ndarray:
         """All channels: those worked on, and the rest."""
@@ -309,7 +317,13 @@ def _canvas_steps(
 
 
 def _noisy_steps(
-    raw: torch.Tensor, noise: Noise, given: bool, quantum: float, recipe: Denoise, key: str
+    raw: torch.Tensor,
+    noise: Noise,
+    given: bool,
+    quantum: float,
+    recipe: Denoise,
+    key: str,
+    beside: bool,
 ) -> Generator[Stage, None, Denoised]:
     """Denoise channels (C, Z, Y, X) that do have noise."""
     C = len(raw)
@@ -364,39 +378,47 @@ def _noisy_steps(
     coarse: list[tuple[torch.Tensor, float]] = []
     done = 0.3
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
-    for k in range(passes):
-        text = f"patch posteriors {k + 1} of {passes}"
-        until = 0.3 + 0.7 * (k + 1) / passes
-        if k == passes - 1:
-            pause = done + COARSE_TIME * (until - done)
-            finding = _coarse_images(y, clean, mine, hidden, recipe, key)
-            coarse = yield from _staged(finding, done, pause, "denoise at lower resolution")
-            done = pause if coarse else done
-            clean = mix(clean, coarse)
-        pilot, group = clean, _group(recipe, C, k)
-        twofold = strong and k == passes - 1 and recipe.passes is None
-        pause = until - EDGE_TIME * (until - done) if twofold else until
-        steps = posterior_steps(y, pilot, mine, recipe, group)
-        clean, variance = yield from _staged(steps, done, pause, text)
-        if twofold:
-            edges = edge_share(clean, variance, mine)
-            steps = _edges_and_texture(y, pilot, clean, edges, mine, recipe, group)
-            clean, variance = yield from _staged(steps, pause, until, "edges and texture")
-        del pilot
-        done = until
-        if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
-            found = _left_line(y, clean, mine, draw)
-            if found != mine:
-                # slight correlation shows only now: the prediction was drawn to the noise
-                mine, (hidden, name) = found, hidden_pixels("auto", found)
-                fit = pilot_steps(surround(y, hidden), mine, recipe, key, check=False)
-                clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
-                del fit
-                coarse = []  # their noise was taken for white
-                steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
-                clean, variance = yield from _staged(steps, done, done, text)
-        if k + 1 < passes:
-            yield Stage(done, text, values=grey(clean))
+    begun = None
+    with ExitStack() as at_end:
+        if beside and passes > 1 and contrast(clean, mine) < WEAK:
+            begun = _begin_coarse(y, mine, hidden, recipe, key)
+        if begun is not None:
+            at_end.callback(begun.close)
+        for k in range(passes):
+            text = f"patch posteriors {k + 1} of {passes}"
+            until = 0.3 + 0.7 * (k + 1) / passes
+            if k == passes - 1:
+                pause = done + COARSE_TIME * (until - done)
+                finding = _coarse_images(y, clean, mine, hidden, recipe, key, begun)
+                coarse = yield from _staged(finding, done, pause, "denoise at lower resolution")
+                done = pause if coarse else done
+                clean = mix(clean, coarse)
+            pilot, group = clean, _group(recipe, C, k)
+            twofold = strong and k == passes - 1 and recipe.passes is None
+            pause = until - EDGE_TIME * (until - done) if twofold else until
+            steps = posterior_steps(y, pilot, mine, recipe, group)
+            clean, variance = yield from _staged(steps, done, pause, text)
+            if twofold:
+                edges = edge_share(clean, variance, mine)
+                steps = _edges_and_texture(y, pilot, clean, edges, mine, recipe, group, beside)
+                clean, variance = yield from _staged(steps, pause, until, "edges and texture")
+            del pilot
+            done = until
+            if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
+                found = _left_line(y, clean, mine, draw)
+                if found != mine:
+                    # slight correlation shows only now: the prediction was drawn to the noise
+                    mine, (hidden, name) = found, hidden_pixels("auto", found)
+                    fit = pilot_steps(surround(y, hidden), mine, recipe, key, check=False)
+                    clean, mine = yield from _staged(fit, done, done, "fit the blind-spot network")
+                    del fit
+                    if begun is not None:
+                        begun.close()
+                    coarse, begun = [], None  # their noise was taken for white
+                    steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
+                    clean, variance = yield from _staged(steps, done, done, text)
+            if k + 1 < passes:
+                yield Stage(done, text, values=grey(clean))
     clean = mix(clean, coarse, AFTER)
     del coarse
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
@@ -436,14 +458,44 @@ def _edges_and_texture(
     noise: Noise,
     recipe: Denoise,
     group: int,
+    beside: bool,
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
     """Another pass for `clean` where `edges` are; larger patches elsewhere."""
     larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
-    steps = posterior_steps(noisy, clean, noise, recipe, group)
-    sharp = yield from relayed(steps, lambda part: part / 3)
-    steps = posterior_steps(noisy, pilot, noise, larger, group)
-    broad = yield from relayed(steps, lambda part: (1 + 2 * part) / 3)
+    again = posterior_steps(noisy, clean, noise, recipe, group)
+    anew = posterior_steps(noisy, pilot, noise, larger, group)
+    if beside:
+        begun = Alongside(again)
+        try:
+            broad = yield from anew
+            sharp = yield from relayed(begun.wait(), lambda _: 1.0)
+        finally:
+            begun.close()
+    else:
+        sharp = yield from relayed(again, lambda part: part / 3)
+        broad = yield from relayed(anew, lambda part: (1 + 2 * part) / 3)
     return broad[0].lerp_(sharp[0], edges), broad[1].lerp_(sharp[1], edges)
+
+
+def _coarse_factors(noisy: torch.Tensor, noise: Noise, recipe: Denoise) -> list[float]:
+    """By what the sides are divided, the finest first."""
+    if len(noise.along_y) + len(noise.along_x) > 2:
+        return []  # correlated noise would be correlated otherwise there
+    return [factor for factor in recipe.coarse if min(noisy.shape[-2:]) / factor >= LEAST_SIDE]
+
+
+def _begin_coarse(
+    noisy: torch.Tensor,
+    noise: Noise,
+    hidden: set[tuple[int, int]],
+    recipe: Denoise,
+    key: str,
+) -> CoarseSteps | None:
+    """The finest of the coarse images, beside the first pass: most of their time is its."""
+    factors = _coarse_factors(noisy, noise, recipe)
+    if not factors or not recipe.coarse_weight:
+        return None
+    return Alongside(_coarse_steps(noisy, factors[0], noise, hidden, recipe, key))
 
 
 def _coarse_images(
@@ -453,31 +505,50 @@ def _coarse_images(
     hidden: set[tuple[int, int]],
     recipe: Denoise,
     key: str,
+    begun: CoarseSteps | None,
 ) -> Generator[tuple[float, float], None, list[tuple[torch.Tensor, float]]]:
     """The image denoised at lower resolutions, each with the share it is to have in the result.
 
-    Each has a pilot and passes of its own: what only refines the full image is of less help.
+    The finest is waited for if it was begun.
     """
-    if len(noise.along_y) + len(noise.along_x) > 2:
-        return []  # correlated noise would be correlated otherwise there
-    C, _, Y, X = noisy.shape
-    factors = [factor for factor in recipe.coarse if min(Y, X) / factor >= LEAST_SIDE]
+    factors = _coarse_factors(noisy, noise, recipe)
     shares = coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise))
-    parts, found = (PASSES + 1) * len(shares), []
-    for number, (factor, share) in enumerate(zip(factors, shares, strict=False)):
-        small = shrink(noisy, factor)
-        gain = gain_of((Y, X), (small.shape[2], small.shape[3]))
-        # in units in which the noise is as strong as on the full image
-        small, own = small.mul_(gain), noise_at(noise, gain)
-        over = number * (PASSES + 1)
-        around, name = surround(small, hidden), f"{key} 1/{factor:g}"
-        fit = pilot_steps(around, own, recipe, name, check=False)
-        result, _ = yield from relayed(fit, partial(_part_done, over, parts))
-        for k in range(1, PASSES + 1):
-            steps = posterior_steps(small, result, own, recipe, _group(recipe, C, k - 1))
-            result, _ = yield from relayed(steps, partial(_part_done, over + k, parts))
-        found.append((result.div_(gain), share))
-    return found
+    found: dict[float, torch.Tensor] = {}
+    # what was begun comes last: there is something else to do meanwhile
+    order = list(factors[: len(shares)]) if begun is None else factors[1 : len(shares)]
+    for number, factor in enumerate(order):
+        steps = _coarse_steps(noisy, factor, noise, hidden, recipe, key)
+        found[factor] = yield from relayed(steps, partial(_part_done, number, len(shares)))
+    if begun is not None and shares:
+        told = partial(_part_done, len(order), len(shares))
+        waiting = relayed(begun.wait(), lambda at: told(at if at is not None else 0.0))
+        found[factors[0]] = yield from waiting
+    return [(found[factor], share) for factor, share in zip(factors, shares, strict=False)]
+
+
+def _coarse_steps(
+    noisy: torch.Tensor,
+    factor: float,
+    noise: Noise,
+    hidden: set[tuple[int, int]],
+    recipe: Denoise,
+    key: str,
+) -> Generator[tuple[float, float], None, torch.Tensor]:
+    """The image denoised at one lower resolution.
+
+    It has a pilot and passes of its own: what only refines the full image is of less help.
+    """
+    small, parts = shrink(noisy, factor), PASSES + 1
+    gain = gain_of((noisy.shape[-2], noisy.shape[-1]), (small.shape[-2], small.shape[-1]))
+    # in units in which the noise is as strong as on the full image
+    small, own = small.mul_(gain), noise_at(noise, gain)
+    around, name = surround(small, hidden), f"{key} 1/{factor:g}"
+    fit = pilot_steps(around, own, recipe, name, check=False)
+    result, _ = yield from relayed(fit, partial(_part_done, 0, parts))
+    for k in range(1, parts):
+        steps = posterior_steps(small, result, own, recipe, _group(recipe, len(noisy), k - 1))
+        result, _ = yield from relayed(steps, partial(_part_done, k, parts))
+    return result.div_(gain)
 
 
 def _part_done(over: int, parts: int, at: float | tuple[float, float]) -> tuple[float, float]:

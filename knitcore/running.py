@@ -50,6 +50,8 @@ class Run(Generic[R]):
         All the work and what is over, in one unit.
     look_alikes : float
         Share of look-alike patches in the mean fill of an inpainting.
+    cores : int
+        See `knitcore.device.cores_for`.
     """
 
     image: Image
@@ -66,6 +68,7 @@ class Run(Generic[R]):
     restarts: int = 0
     parameters: int = 0
     look_alikes: float = 0.0
+    cores: int = 1
 
     def progress(
         self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
@@ -365,9 +368,10 @@ def work_through(
     """
     import torch
 
-    from knitcore.device import fit_threads
+    from knitcore.device import cores_for, fit_threads
 
     before, clock, told = torch.get_num_threads(), time.monotonic(), len(run.notes)
+    run.cores = cores_for(watched=previews)
     torch.set_num_threads(fit_threads())
     try:
         for event in _work_through(run, work, paste, joint, fill, previews):

@@ -1,5 +1,7 @@
 """One canvas from noise to result."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,16 @@ from knitcore.recipe import Denoise
 QUICK = {"steps": 60, "width": 48}
 
 
-def canvas(values, joint=True, **fields):
+def canvas_steps(values, joint=True, cores=1, **fields):
+    recipe = Denoise(**{**QUICK, **fields})
+    values, step = np.asarray(values, np.float32), (1.0,) * (np.ndim(values) - 1)
+    device = torch.device("cpu")
+    return denoise_steps_on_canvas(values, step, recipe, device, "test", joint, cores)
+
+
+def canvas(values, joint=True, cores=1, **fields):
     """The result and the stages on the way to it."""
-    recipe, stages = Denoise(**{**QUICK, **fields}), []
-    values = np.asarray(values, np.float32)
-    steps = denoise_steps_on_canvas(
-        values, (1.0,) * (values.ndim - 1), recipe, torch.device("cpu"), "test", joint
-    )
+    steps, stages = canvas_steps(values, joint, cores, **fields), []
     try:
         while True:
             stages.append(next(steps))
@@ -249,3 +254,24 @@ def test_gaussian_noise_asked_for_has_the_mean_strength_of_one_that_grows():
     assert done.noise.offset[0] == pytest.approx(2.1, rel=0.25)
     assert done.notes[0].level == "warning"
     assert "poisson-gaussian fits better" in done.notes[0].text
+
+
+def test_two_cores_find_the_same_as_one():
+    noisy = picture(3, 96, 90) + noise((3, 96, 90), 30.0)
+    one, two = (canvas(noisy, cores=cores) for cores in (1, 2))
+    np.testing.assert_array_equal(one[0].clean, two[0].clean)
+    np.testing.assert_array_equal(one[0].std, two[0].std)
+    done = [stage.done for stage in two[1]]
+    assert done == sorted(done)
+
+
+def test_no_thread_is_left_behind_when_a_run_is_stopped():
+    before, torch_threads = set(threading.enumerate()), torch.get_num_threads()
+    steps = canvas_steps(picture(3, 160, 160) + noise((3, 160, 160), 30.0), cores=2, steps=400)
+    for stage in steps:
+        if "posteriors" in stage.text or set(threading.enumerate()) - before:
+            break
+    assert set(threading.enumerate()) - before  # the coarse image is under way
+    steps.close()
+    assert not set(threading.enumerate()) - before
+    assert torch.get_num_threads() == torch_threads
