@@ -145,7 +145,8 @@ def denoise_steps_on_canvas(
     joint : bool
         All channels together, or each by itself.
     cores : int
-        From two on, parts that need nothing of each other are worked on at once; with the same result.
+        Where there are two for each of torch's threads, parts that need nothing of each other are
+        worked on at once, with the same result.
 
     Yields
     ------
@@ -157,8 +158,9 @@ def denoise_steps_on_canvas(
     Denoised
     """
     before = torch.get_num_threads()
-    beside = cores > 1 and device.type == "cpu" and values.size <= MOST_BESIDE
-    torch.set_num_threads(max(1, min(fit_threads(), cores // 2)) if beside else fit_threads())
+    threads = fit_threads()  # of each part: their number decides how sums are rounded
+    beside = cores >= 2 * threads and device.type == "cpu" and values.size <= MOST_BESIDE
+    torch.set_num_threads(threads)
     try:
         if joint or len(values) == 1:
             return (yield from _distinct_steps(values, recipe, device, key, beside))
@@ -519,7 +521,9 @@ def _coarse_images(
     for number, factor in enumerate(order):
         steps = _coarse_steps(noisy, factor, noise, hidden, recipe, key)
         found[factor] = yield from relayed(steps, partial(_part_done, number, len(shares)))
-    if begun is not None and shares:
+    if begun is not None and not shares:
+        begun.close()
+    elif begun is not None:
         told = partial(_part_done, len(order), len(shares))
         waiting = relayed(begun.wait(), lambda at: told(at if at is not None else 0.0))
         found[factors[0]] = yield from waiting

@@ -24,7 +24,14 @@ from knitcore.axes import (
 )
 from knitcore.errors import InputError
 from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
-from knitcore.filling import mix_members, restlessness, standardise, start_steps, steepness
+from knitcore.filling import (
+    mix_members,
+    restlessness,
+    root_mean_square_one,
+    standardise,
+    start_steps,
+    steepness,
+)
 from knitcore.kriging import fit_variograms
 from knitcore.look_alikes import look_alike_share_steps, look_alike_steps
 from knitcore.masks import resolve_mask
@@ -517,7 +524,8 @@ def _start_region(
     _paste(run, begun, start, doubt)
     if previews:
         yield _preview(run, begun)
-    return begun if region.deep and known.any() else None
+    alone = recipe.start_weight == 1 and recipe.fill == "mean" and not recipe.look_alikes
+    return begun if region.deep and known.any() and not alone else None
 
 
 def _paste(run: Run[Inpaint], one: _Hole, fill: np.ndarray, error: np.ndarray) -> None:
@@ -525,10 +533,11 @@ def _paste(run: Run[Inpaint], one: _Hole, fill: np.ndarray, error: np.ndarray) -
     layout, where = run.layout, one.target & one.missing
     scale = one.spread.reshape((-1,) + (1,) * one.target.ndim)
     grey = fill * scale + one.centre.reshape(scale.shape)
-    uneven = one.restless * steepness(np.where(one.known, one.values, fill), one.target)
+    # what other regions fill is unknown here, or the order of regions would count
+    seen = one.known | one.target
+    slopes = steepness(np.where(one.known, one.values, fill), seen, one.target, layout.step)
     error = error.copy()
-    if uneven.size:  # the size of the error stays what it was
-        error[:, one.target] *= uneven / np.sqrt((uneven**2).mean())
+    error[:, one.target] *= root_mean_square_one(one.restless * slopes)  # its size stays
     for array, values in ((run.out, grey), (run.std, error * scale)):
         old = array[one.index]
         box = to_canvas(old, layout).copy()

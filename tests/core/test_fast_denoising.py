@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from knitcore.events import Alongside
 from knitcore.fast_denoising import denoise_steps_on_canvas, replace_lone, standing_out
 from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
@@ -256,16 +257,27 @@ def test_gaussian_noise_asked_for_has_the_mean_strength_of_one_that_grows():
     assert "poisson-gaussian fits better" in done.notes[0].text
 
 
-def test_two_cores_find_the_same_as_one():
+def test_two_cores_find_the_same_as_one(monkeypatch):
+    from knitcore import fast_denoising
+
+    made = []
+    monkeypatch.setattr(
+        fast_denoising, "Alongside", lambda steps: made.append(Alongside(steps)) or made[-1]
+    )
+    monkeypatch.setattr(fast_denoising, "fit_threads", lambda: 1)
     noisy = picture(3, 96, 90) + noise((3, 96, 90), 30.0)
-    one, two = (canvas(noisy, cores=cores) for cores in (1, 2))
+    one = canvas(noisy, cores=1)
+    assert not made
+    two = canvas(noisy, cores=2)
+    assert len(made) == 2  # the coarse image, and one of the last two passes
     np.testing.assert_array_equal(one[0].clean, two[0].clean)
     np.testing.assert_array_equal(one[0].std, two[0].std)
     done = [stage.done for stage in two[1]]
     assert done == sorted(done)
 
 
-def test_no_thread_is_left_behind_when_a_run_is_stopped():
+def test_no_thread_is_left_behind_when_a_run_is_stopped(monkeypatch):
+    monkeypatch.setattr("knitcore.fast_denoising.fit_threads", lambda: 1)
     before, torch_threads = set(threading.enumerate()), torch.get_num_threads()
     steps = canvas_steps(picture(3, 160, 160) + noise((3, 160, 160), 30.0), cores=2, steps=400)
     for stage in steps:
