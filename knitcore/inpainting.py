@@ -528,14 +528,24 @@ def _start_region(
     return begun if region.deep and known.any() and not alone else None
 
 
-def _paste(run: Run[Inpaint], one: _Hole, fill: np.ndarray, error: np.ndarray) -> None:
-    """Put standardised values (C, *spatial) at a region's target, and their errors, into the output."""
+def _paste(
+    run: Run[Inpaint],
+    one: _Hole,
+    fill: np.ndarray,
+    error: np.ndarray,
+    guess: np.ndarray | None = None,
+) -> None:
+    """Put standardised values (C, *spatial) at a region's target, and their errors, into the output.
+
+    The error follows the slopes of the best guess: the fill itself, unless that is a sample of texture.
+    """
     layout, where = run.layout, one.target & one.missing
     scale = one.spread.reshape((-1,) + (1,) * one.target.ndim)
     grey = fill * scale + one.centre.reshape(scale.shape)
     # what other regions fill is unknown here, or the order of regions would count
     seen = one.known | one.target
-    slopes = steepness(np.where(one.known, one.values, fill), seen, one.target, layout.step)
+    guess = fill if guess is None else guess
+    slopes = steepness(np.where(one.known, one.values, guess), seen, one.target, layout.step)
     error = error.copy()
     error[:, one.target] *= root_mean_square_one(one.restless * slopes)  # its size stays
     for array, values in ((run.out, grey), (run.std, error * scale)):
@@ -626,14 +636,15 @@ def _finish_region(
         alike = yield from relayed(asking, lambda _: run.progress(f"{stage}: look-alikes"))
         fill = fill + run.look_alikes * (alike - fill)
         run.seconds["look-alikes"] += time.monotonic() - clock
+    guess = fill
     if recipe.fill == "texture":
         clock = time.monotonic()
         numbers = random_numbers(recipe.seed, key)
-        weaving = texture_steps(one.values, one.known, one.target, fill, numbers)
-        woven = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture"))
+        weaving = texture_steps(one.values, one.known, one.target, guess, numbers)
+        fill = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture"))
         # a sample is off by its own wandering as well
-        fill, error = woven, np.sqrt(error**2 + (woven - fill) ** 2)
+        error = np.sqrt(error**2 + (fill - guess) ** 2)
         run.seconds["texture"] = run.seconds.get("texture", 0.0) + time.monotonic() - clock
-    _paste(run, one, fill, error)
+    _paste(run, one, fill, error, guess)
     if previews:
         yield _preview(run, one)
