@@ -10,7 +10,6 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from common import (
 from denoising import add_noise
 from inpainting import scores
 from super_resolution import degrade, read_fine, true_kernel
+from table1_inpainting import hole_mask
 
 # what a line is called, and its fields beside the task's own defaults
 LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
@@ -97,10 +97,7 @@ def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
     image = read_pixels(data / case["image"])
     axes = "YXS"[: image.ndim]
     if task == "inpaint":
-        holes = json.loads((data / "masks" / "holes.json").read_text())["images"]
-        y, x, height, width = holes[case["image"]]["holes"][column][0]
-        mask = np.zeros(image.shape[:2], bool)
-        mask[y : y + height, x : x + width] = True
+        mask = hole_mask(data, case["image"], column, image.shape)
         damaged = image.copy()
         damaged[mask] = 0
         result, seconds = timed(partial(knitcore.inpaint, axes=axes, **fields), damaged, mask)

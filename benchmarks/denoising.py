@@ -251,6 +251,9 @@ colours.
 {block("ssim", 3, 1)}
 ## Processor seconds an image, and per 256×256 pixels
 
+Seconds of different methods may be of different days and machines; side by side, in one run:
+[speed_denoise_sr.md](speed_denoise_sr.md).
+
 {seconds()}{found()}"""
 
 

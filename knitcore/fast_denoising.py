@@ -382,8 +382,8 @@ def _noisy_steps(
     variance = clean if passes else mine.variance(clean)  # until a pass tells it
     begun = None
     with ExitStack() as at_end:
-        if beside and passes > 1 and contrast(clean, mine) < WEAK:
-            begun = _begin_coarse(y, mine, hidden, recipe, key)
+        if beside and passes > 1:
+            begun = _begin_coarse(y, clean, mine, hidden, recipe, key)
         if begun is not None:
             at_end.callback(begun.close)
         for k in range(passes):
@@ -488,6 +488,7 @@ def _coarse_factors(noisy: torch.Tensor, noise: Noise, recipe: Denoise) -> list[
 
 def _begin_coarse(
     noisy: torch.Tensor,
+    clean: torch.Tensor,
     noise: Noise,
     hidden: set[tuple[int, int]],
     recipe: Denoise,
@@ -495,7 +496,7 @@ def _begin_coarse(
 ) -> CoarseSteps | None:
     """The finest of the coarse images, beside the first pass: most of their time is its."""
     factors = _coarse_factors(noisy, noise, recipe)
-    if not factors or not recipe.coarse_weight:
+    if not coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise)):
         return None
     return Alongside(_coarse_steps(noisy, factors[0], noise, hidden, recipe, key))
 
@@ -517,7 +518,7 @@ def _coarse_images(
     shares = coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise))
     found: dict[float, torch.Tensor] = {}
     # what was begun comes last: there is something else to do meanwhile
-    order = list(factors[: len(shares)]) if begun is None else factors[1 : len(shares)]
+    order = factors[0 if begun is None else 1 : len(shares)]
     for number, factor in enumerate(order):
         steps = _coarse_steps(noisy, factor, noise, hidden, recipe, key)
         found[factor] = yield from relayed(steps, partial(_part_done, number, len(shares)))

@@ -176,9 +176,7 @@ def steepness(
     """
     square = np.zeros(picture.shape)
     for axis, size in enumerate(step, 1):
-        ahead, behind = [slice(None)] * picture.ndim, [slice(None)] * picture.ndim
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        one, two = tuple(ahead), tuple(behind)
+        one, two = _neighbours(axis, picture.ndim)
         both = seen[one] & seen[two]
         slope = np.where(both, (picture[one] - picture[two]) / size, 0.0)
         total, count = np.zeros(picture.shape), np.zeros(picture.shape)
@@ -193,8 +191,15 @@ def steepness(
 
 
 def root_mean_square_one(factor: np.ndarray) -> np.ndarray:
-    """Factors (C, n) whose squares have a mean of 1 in each channel."""
-    return factor / np.sqrt((factor**2).mean(1, keepdims=True)) if factor.size else factor
+    """Factors (..., n) whose squares have a mean of 1 along the last axis."""
+    return factor / np.sqrt((factor**2).mean(-1, keepdims=True)) if factor.size else factor
+
+
+def _neighbours(axis: int, dimensions: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Indices of all pixels that have one before them along an axis, and of those before them."""
+    ahead, behind = [slice(None)] * dimensions, [slice(None)] * dimensions
+    ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+    return tuple(ahead), tuple(behind)
 
 
 def restlessness(
@@ -229,9 +234,7 @@ def restlessness(
         return plain
     energy = np.zeros(target.shape)
     for axis in range(target.ndim):
-        ahead, behind = [slice(None)] * target.ndim, [slice(None)] * target.ndim
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        one, two = tuple(ahead), tuple(behind)
+        one, two = _neighbours(axis, target.ndim)
         square = ((values[(slice(None), *one)] - values[(slice(None), *two)]) ** 2).mean(0)
         square = np.where(seen[one] & seen[two], square, 0.0)
         energy[one] += square
@@ -254,5 +257,4 @@ def restlessness(
     top = float(product.max())
     if not top > 1e-20:
         return plain
-    factor = np.maximum(product, 1e-4 * top) ** 0.25
-    return np.asarray(factor / np.sqrt((factor**2).mean()))
+    return root_mean_square_one(np.maximum(product, 1e-4 * top) ** 0.25)
