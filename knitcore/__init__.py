@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from knitcore.events import Note, Preview, Progress, drain
     from knitcore.files import read_image, read_mask, write_result
-    from knitcore.inpainting import inpaint, inpaint_steps
+    from knitcore.inpainting import inpaint, inpaint_many, inpaint_steps
     from knitcore.masks import grow_mask, mask_from, resolve_mask
     from knitcore.metrics import psnr, ssim
     from knitcore.recipe import Denoise, Inpaint, SuperResolve, load_recipe, save_recipe
@@ -41,7 +41,7 @@ _HOMES = {
     ),
     "events": ("Note", "Preview", "Progress", "drain"),
     "files": ("read_image", "read_mask", "write_result"),
-    "inpainting": ("inpaint", "inpaint_steps"),
+    "inpainting": ("inpaint", "inpaint_many", "inpaint_steps"),
     "masks": ("grow_mask", "mask_from", "resolve_mask"),
     "metrics": ("psnr", "ssim"),
     "recipe": ("Denoise", "Inpaint", "SuperResolve", "load_recipe", "save_recipe"),
@@ -73,6 +73,7 @@ __all__ = [
     "drain",
     "grow_mask",
     "inpaint",
+    "inpaint_many",
     "inpaint_steps",
     "load_recipe",
     "mask_from",

@@ -107,6 +107,8 @@ class Target:
         Where the fit is to answer instead of at `want`: any coordinates, in pixels.
     coarse : Coarse or None
         Super-resolution: then `values` and `weight` are all zero.
+    seed : int or None
+        In place of the recipe's, where images with seeds of their own are fitted side by side.
     """
 
     values: np.ndarray
@@ -117,6 +119,7 @@ class Target:
     directions: tuple[tuple[np.ndarray, float], ...] = ()
     places: np.ndarray | None = None
     coarse: Coarse | None = None
+    seed: int | None = None
 
 
 @dataclass
@@ -139,6 +142,8 @@ class Fitted:
         Trained numbers of one member, discriminator and kernel included.
     kernel : ndarray or None, shape (E, *K)
         The degradation kernels at the end.
+    seconds : float
+        This region's part of the time, which regions fitted side by side share evenly.
     """
 
     done: float = 0.0
@@ -148,10 +153,16 @@ class Fitted:
     diverged: int | None = None
     parameters: int = 0
     kernel: np.ndarray | None = None
+    seconds: float = 0.0
 
 
 def fit_regions(
-    targets: Sequence[Target], recipe: Recipe, device: torch.device, previews: bool = False
+    targets: Sequence[Target],
+    recipe: Recipe,
+    device: torch.device,
+    previews: bool = False,
+    *,
+    lenient: bool = False,
 ) -> Generator[list[Fitted], None, list[Fitted]]:
     """Fit an ensemble of knitworks to each of some regions, side by side where they are alike.
 
@@ -164,6 +175,8 @@ def fit_regions(
     device : torch.device
     previews : bool
         Render the wanted pixels of each region about twice a second.
+    lenient : bool
+        Leave a region that never stays finite without members, rather than raise.
 
     Yields
     ------
@@ -188,18 +201,20 @@ def fit_regions(
     try:
         while waiting:
             company, restart = waiting.pop(0)
+            began = time.monotonic()
             own = [targets[number] for number in company]
             for number in company:
-                states[number] = Fitted(restarts=restart)
+                states[number] = Fitted(restarts=restart, seconds=states[number].seconds)
             under_way = [states[number] for number in company]
             fit = _fit_once(own, under_way, recipe, device, previews, restart)
             found = yield from relayed(fit, lambda _: states)
             for number, values in zip(company, found, strict=True):
+                states[number].seconds += (time.monotonic() - began) / len(company)
                 if values is not None:
                     members[number] = values
                 elif restart < RESTARTS:
                     waiting.append(([number], restart + 1))
-                else:
+                elif not lenient:
                     raise FitError(
                         f"the fit diverged at step {states[number].diverged} of {recipe.steps}, "
                         f"{RESTARTS + 1} times; lower `rate` (now {recipe.rate:g}) or check the image "
@@ -208,7 +223,7 @@ def fit_regions(
     finally:
         torch.set_num_threads(before)
     for number, state in enumerate(states):
-        state.members = members[number]
+        state.members = members.get(number)
     return states
 
 
@@ -296,7 +311,9 @@ def _fit_once(
         trained += sum(p.numel() for p in weights)
     for state in states:
         state.parameters = trained // (recipe.ensemble * len(targets))
-    draws = [random_source(recipe.seed, target.key, "tiles", restart) for target in targets]
+    draws = [
+        random_source(_seed(recipe, target), target.key, "tiles", restart) for target in targets
+    ]
     averaged: list[torch.Tensor] | None = None
     counts = None if recipe.tiles else whole_counts(pyramid)
     reported = measured = previewed = time.monotonic()
@@ -408,6 +425,10 @@ def random_source(seed: int, *names: object) -> torch.Generator:
     return torch.Generator().manual_seed(number % 2**63)
 
 
+def _seed(recipe: Recipe, target: Target) -> int:
+    return recipe.seed if target.seed is None else target.seed
+
+
 def build_networks(
     recipe: Recipe, scales: int, targets: list[Target], restart: int, device: torch.device
 ) -> tuple[tuple[PatchMLP, Reconstructor | PatchCentre], Discriminator | None]:
@@ -428,7 +449,7 @@ def build_networks(
     (PatchMLP, Reconstructor or PatchCentre), Discriminator or None
     """
     generators = [
-        random_source(recipe.seed, target.key, e, restart)
+        random_source(_seed(recipe, target), target.key, e, restart)
         for target in targets
         for e in range(recipe.ensemble)
     ]

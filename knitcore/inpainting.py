@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from knitcore.axes import (
     to_dtype,
     whole_plane,
 )
-from knitcore.errors import InputError
+from knitcore.errors import InputError, KnitError
 from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
 from knitcore.filling import (
     mix_members,
@@ -40,6 +41,7 @@ from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
 from knitcore.running import Run, coarse_numbers, saturation
+from knitcore.side_by_side import SharedFits, side_by_side
 from knitcore.texture import random_numbers, texture_steps
 from knitcore.validation import LEAST_SHARE, HeldOut, Job, held_out_holes, validation_figures
 
@@ -122,6 +124,7 @@ def inpaint_steps(
     axes: str | None = None,
     cancel: CancelToken | None = None,
     previews: bool = False,
+    shared: SharedFits | None = None,
     **fields: Any,
 ) -> Generator[Event, None, Result]:
     """`inpaint` as a generator of events, for those who render progress themselves.
@@ -132,6 +135,9 @@ def inpaint_steps(
         As for `inpaint`.
     previews : bool
         Also yield a `Preview` of each region about twice a second.
+    shared : SharedFits, optional
+        Where other images are fitted, too; then `knitcore.side_by_side.side_by_side` must take the
+        steps.
 
     Yields
     ------
@@ -141,8 +147,88 @@ def inpaint_steps(
     -------
     Result
     """
-    work = _inpaint(image, mask, recipe, axes, previews, fields)
+    work = _inpaint(image, mask, recipe, axes, previews, shared, fields)
     return (yield from until_cancelled(work, cancel))
+
+
+def inpaint_many(
+    images: Iterable[Any],
+    masks: Iterable[Any] | str | None = None,
+    recipe: Inpaint | None = None,
+    *,
+    axes: str | None = None,
+    on_event: Callable[[int, Event], Any] | None = None,
+    cancel: CancelToken | None = None,
+    **fields: Any,
+) -> Iterator[tuple[int, Result | KnitError]]:
+    """Fill the masked pixels of several images, whose holes are fitted together in one program.
+
+    Each result is that of `inpaint`, but for rounding.
+
+    Parameters
+    ----------
+    images : iterable of Image or array-like
+        Read on as there is room: an iterator that opens files may be of any length.
+    masks : iterable, str or None
+        One an image, each as for `inpaint`; or one word for all.
+    recipe, axes, cancel, **fields
+        As for `inpaint`; ``batch`` is how many holes are fitted side by side.
+    on_event : callable, optional
+        Called with the number of the image and each `Progress` and `Note`.
+
+    Yields
+    ------
+    number, result : int, Result or KnitError
+        Which image, from 0 on, and its result, or what is wrong with it; in the order they end.
+
+    Raises
+    ------
+    InputError
+        Images and masks are not of the same number.
+    RecipeError
+        A field is unknown or out of bounds.
+    Cancelled
+        The cancel token was set.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import knitcore as knit
+    >>> images = np.full((3, 32, 32), 7, np.uint8)
+    >>> masks = np.zeros((3, 32, 32), bool)
+    >>> masks[:, 10:14, 12:20] = True
+    >>> [number for number, result in knit.inpaint_many(images, masks)]
+    [0, 1, 2]
+    """
+    recipe = with_fields(recipe, fields) if recipe else make_recipe("inpaint", **fields)
+    if not isinstance(masks, str) and isinstance(images, Sized) and isinstance(masks, Sized):
+        _refuse_uneven(len(images) == len(masks))
+    shared = SharedFits()
+
+    def work(number: int, image: Any, mask: Any) -> Generator[None, None, Result | KnitError]:
+        steps = inpaint_steps(image, mask, recipe, axes=axes, cancel=cancel, shared=shared)
+        try:
+            return (yield from relayed(steps, lambda event: on_event and on_event(number, event)))
+        except KnitError as error:  # costs this image only
+            return error
+
+    def works() -> Iterator[Generator[None, None, Result | KnitError]]:
+        lacking: Any = object()
+        pairs = (
+            zip(images, repeat(masks))
+            if masks is None or isinstance(masks, str)
+            else zip_longest(images, masks, fillvalue=lacking)
+        )
+        for number, (image, mask) in enumerate(pairs):
+            _refuse_uneven(image is not lacking and mask is not lacking)
+            yield work(number, image, mask)
+
+    yield from side_by_side(works(), shared)
+
+
+def _refuse_uneven(even: bool) -> None:
+    if not even:
+        raise InputError("images and masks must be of the same number")
 
 
 def _inpaint(
@@ -151,6 +237,7 @@ def _inpaint(
     recipe: Inpaint | None,
     axes: str | None,
     previews: bool,
+    shared: SharedFits | None,
     fields: dict[str, Any],
 ) -> Generator[Event, None, Result]:
     began = time.monotonic()
@@ -172,6 +259,7 @@ def _inpaint(
         std=np.zeros(source.shape, np.float32),
         began=began,
         seconds={"start": 0.0, "fit": 0.0},
+        shared=shared,
     )
     for note in notes:
         yield run.note(note.text, note.level)
@@ -286,6 +374,7 @@ def _validate(
         else [[one] for one in held]
     )
     errors, stds = [], []
+    waited = 0.0
     for number, group in enumerate(groups, 1):
         stage = f"held-out hole {number} of {len(groups)}"
         first = group[0]
@@ -299,6 +388,7 @@ def _validate(
         crop = replace(run.image, data=np.array(run.image.data[index]), first={})
         data = np.asarray(crop.data)
         part = Run(crop, recipe, layout, data.copy(), np.zeros(data.shape, np.float32))
+        part.shared = run.shared
         part.seconds = {"start": 0.0, "fit": 0.0, "look-alikes": 0.0}
         part.look_alikes = run.look_alikes
         base = tuple(0 for _ in layout.planes)
@@ -319,6 +409,8 @@ def _validate(
         for _ in _fill_regions(part, lost, again, [stage] * len(again), device, False):
             yield run.progress(stage)
         run.done += rate * len(group)
+        run.waited += part.waited
+        waited += part.waited
         for place in places:
             got, std = (
                 to_canvas(a[inner], layout)[(slice(None), *place)] for a in (part.out, part.std)
@@ -326,7 +418,7 @@ def _validate(
             true = to_canvas(data[inner], layout)[(slice(None), *place)]
             errors.append(got.astype(np.float64) - true.astype(np.float64))
             stds.append(std)
-    run.seconds["validation"] = time.monotonic() - clock
+    run.seconds["validation"] = time.monotonic() - clock - waited
     whole, known = run.image.data, ~hole
     if isinstance(whole, Overlay):
         some = np.unique([plane for plane in range(len(whole)) if hole[plane].any()][:8])
@@ -585,7 +677,10 @@ def _knit_regions(
     stage = holes[0].stage + (f" and {len(holes) - 1} more" if len(holes) > 1 else "")
     costs = [_cost(one.region, recipe) - 1 for one in holes]
     clock = time.monotonic()
-    fit = fit_regions(targets, recipe, device, previews)
+    if run.shared is None:
+        fit = fit_regions(targets, recipe, device, previews)
+    else:
+        fit = run.shared.fit(targets, recipe, device, previews, run.out.size)
     try:
         while True:
             try:
@@ -602,7 +697,12 @@ def _knit_regions(
             yield run.progress(f"{stage}: fit", spent, _mean_losses(states))
     finally:
         fit.close()
-    run.seconds["fit"] += time.monotonic() - clock
+    took = time.monotonic() - clock
+    if run.shared is not None:
+        own = min(took, sum(state.seconds for state in states))
+        run.waited += took - own
+        took = own
+    run.seconds["fit"] += took
     run.done += sum(costs)
     for one, state in zip(holes, states, strict=True):
         yield from _finish_region(run, one, state, previews)

@@ -29,6 +29,8 @@ from knitcore.result import make_record
 if TYPE_CHECKING:
     import torch
 
+    from knitcore.side_by_side import SharedFits
+
 T = TypeVar("T")
 R = TypeVar("R", bound=Recipe)
 
@@ -52,6 +54,10 @@ class Run(Generic[R]):
         Share of look-alike patches in the mean fill of an inpainting.
     cores : int
         See `knitcore.device.cores_for`.
+    shared : SharedFits or None
+        Where images that are worked on side by side have their fits.
+    waited : float
+        Seconds spent there for others.
     """
 
     image: Image
@@ -69,13 +75,15 @@ class Run(Generic[R]):
     parameters: int = 0
     look_alikes: float = 0.0
     cores: int = 1
+    shared: SharedFits | None = None
+    waited: float = 0.0
 
     def progress(
         self, stage: str, part: float = 0.0, losses: dict[str, float] | None = None
     ) -> Progress:
         """How far the run is when `part` of the work under way is over."""
         fraction = min(1.0, (self.done + part) / self.total) if self.total else 0.0
-        spent = time.monotonic() - self.began
+        spent = time.monotonic() - self.began - self.waited
         left = spent * (1 - fraction) / fraction if fraction > 0.02 else math.nan
         return Progress(fraction, stage, dict(losses or {}), spent, left)
 
@@ -113,7 +121,7 @@ class Run(Generic[R]):
             device=device,
             notes=self.notes,
             losses=self.losses,
-            seconds={**self.seconds, "total": time.monotonic() - self.began},
+            seconds={**self.seconds, "total": time.monotonic() - self.began - self.waited},
             restarts=self.restarts,
             parameters=self.parameters,
             **facts,

@@ -11,6 +11,7 @@ from knitcore.events import CancelToken, Event, Note, drain
 from knitcore.inpainting import inpaint_steps
 from knitcore.recipe import Denoise, Inpaint, Recipe, SuperResolve, with_fields
 from knitcore.result import Result
+from knitcore.side_by_side import SharedFits
 from knitcore.super_resolution import super_resolve_steps
 
 
@@ -23,6 +24,7 @@ def run_steps(
     axes: str | None = None,
     cancel: CancelToken | None = None,
     previews: bool = False,
+    shared: SharedFits | None = None,
 ) -> Generator[Event, None, Result]:
     """Run a recipe's task as a generator of events.
 
@@ -34,8 +36,8 @@ def run_steps(
         For inpainting only.
     kernel : array-like, optional
         For super-resolution only, in place of the recipe's.
-    axes, cancel, previews
-        As for `knitcore.inpaint_steps`.
+    axes, cancel, previews, shared
+        As for `knitcore.inpaint_steps`; other tasks share nothing.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def run_steps(
 
     def start(recipe: Recipe) -> Generator[Event, None, Result]:
         if isinstance(recipe, Inpaint):
-            return inpaint_steps(image, mask, recipe, **told)
+            return inpaint_steps(image, mask, recipe, shared=shared, **told)
         if isinstance(recipe, Denoise):
             return denoise_steps(image, None, recipe, **told)
         assert isinstance(recipe, SuperResolve)

@@ -50,6 +50,7 @@ ORDER = (
     "filling",
     "adam",
     "fit",
+    "side_by_side",
     "coarse_scales",
     "edges",
     "blind_spot",
