@@ -169,7 +169,7 @@ def relayed(steps: Generator[S, None, T], told: Callable[[S], U]) -> Generator[U
         steps.close()
 
 
-def drain(steps: Generator[Event, None, T], on_event: Callable[[Event], Any] | None = None) -> T:
+def drain(steps: Generator[Any, None, T], on_event: Callable[[Event], Any] | None = None) -> T:
     """Run a task's generator to its end and return its result.
 
     Parameters

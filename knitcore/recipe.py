@@ -310,7 +310,11 @@ class Inpaint(Recipe):
         "would have been best at held-out holes.",
     )
     batch: int = Field(
-        0, ge=0, le=4096, description="Holes fitted side by side; 0 chooses by the device."
+        0,
+        ge=0,
+        le=4096,
+        description="Holes fitted side by side, those of several planes and files, too; 0 chooses by "
+        "the device.",
     )
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knit_cli.estimates import START, guesses, measured
-from knit_cli.executors import ExecutorError, Limits, Processes, worker_environments
+from knit_cli.executors import (
+    ExecutorError,
+    Limits,
+    Processes,
+    Together,
+    visible_gpus,
+    worker_environments,
+)
 from knit_cli.jobs import cannot_write, prepare_folders
 from knit_cli.main import FAILED, SURROUNDINGS, signals
 from knit_cli.places import STATE, Leftovers, locked, state_of
@@ -26,12 +34,15 @@ from knit_cli.runs import Plan, check_device, make_task, say_event, say_line, te
 from knit_cli.stacks import may_split, split
 from knit_cli.work import FileTask, input_hashes, job_key, warm, work_on
 from knitcore.events import Note
+from knitcore.recipe import Inpaint, Recipe
 from knitcore.run_file import Executor
+from knitcore.zarr_files import is_zarr
 
 if TYPE_CHECKING:
     from knit_cli.cluster import DaskWorkers
 
 LONG = 30 * 24 * 3600.0  # from here on a run is only started with --yes
+GPU_FILES = 64  # that a worker with a GPU gets at a time: as many holes as it fits together at most
 
 
 def run_batch(plan: Plan, values: dict[str, Any], terminal: Terminal, ctx: click.Context) -> int:
@@ -62,6 +73,27 @@ def run_batch(plan: Plan, values: dict[str, Any], terminal: Terminal, ctx: click
     with locked(plan.home, shard=values["shard"], patient=values["wait"]):
         prepare_folders([job for job in plan.jobs if not job.fault], plan.out)
         return _Batch(plan, values, terminal, cluster).run()
+
+
+def files_at_a_time(recipe: Recipe, files: int, workers: int) -> int:
+    """How many files a worker gets at a time: enough for one fit, if each has a single hole.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    files, workers : int
+        Of the run.
+
+    Returns
+    -------
+    int
+        1 where files are worked on one by one, as without `batch` on the CPU.
+    """
+    if not isinstance(recipe, Inpaint) or not recipe.tiles:
+        return 1
+    gpu = recipe.device.startswith("cuda") or (recipe.device == "auto" and visible_gpus())
+    most = recipe.batch or (GPU_FILES if gpu else 1)
+    return max(1, min(most, math.ceil(files / workers)))
 
 
 def cluster_of(values: dict[str, Any]) -> Executor | None:
@@ -177,7 +209,7 @@ class _Batch:
         executor = self._executor()
         self.board = Board(self.terminal, len(plan.jobs), self.workers)
         grown: set[Path] = set()
-        for task, outcome in executor.run(self._tasks()):
+        for task, outcome in executor.run(self._together(self._tasks())):
             self._take(task, outcome)
             if task.part is not None and outcome["status"] == "done":
                 grown.add(task.part.folder)
@@ -257,6 +289,24 @@ class _Batch:
                 else:
                     yield from split(ready, alone=self._few())
 
+    def _together(self, tasks: Iterator[FileTask]) -> Iterator[FileTask | Together]:
+        """Files whose holes are fitted together as one task; all others as they are."""
+        values, size = self.values, 1
+        # limits are of a file, not of several; and on a cluster files are told apart by their tasks
+        if not (values["timeout"] or values["max_memory"] or self.cluster):
+            size = files_at_a_time(self.plan.recipe, len(self.plan.jobs), self.workers)
+        held: list[FileTask] = []
+        for task in tasks:
+            if size == 1 or task.part is not None or is_zarr(task.job.image):
+                yield task
+                continue
+            held.append(task)
+            if len(held) == size:
+                yield Together(tuple(held))
+                held = []
+        if held and not (signals.count or self.abort):
+            yield Together(tuple(held)) if len(held) > 1 else held[0]
+
     def _few(self) -> bool:
         """Whether there are fewer files than would keep all workers busy."""
         unknown = self.cluster is not None and self.cluster.settings.workers is None
@@ -270,7 +320,7 @@ class _Batch:
     def _skip(self, task: FileTask, key: str | None, hashes: tuple[str, str]) -> None:
         self.counts["skipped"] += 1
         if self.board is not None:
-            self.board.ended(None, "skipped")
+            self.board.ended(None, task.name, "skipped")
         line = self._line(task, {"status": "skipped", "key": key})
         self.tell(line)
         if self.terminal.verbose:
@@ -294,6 +344,8 @@ class _Batch:
             if task is not None and task.job.image.name not in text:
                 text = f"{task.name}: {text}"
             self.terminal.event(Note(text, event["level"]))
+            if "gone" in event and self.board is not None:
+                self.board.gone(worker)
         elif self.board is not None and task is not None:
             self.board.at_work(worker, task.name, event["progress"], event["stage"])
             if self.values["events"] == "json":
@@ -303,7 +355,7 @@ class _Batch:
         """A file has an outcome."""
         state = outcome["status"]
         if self.board is not None:
-            self.board.ended(outcome.get("worker"), state)
+            self.board.ended(outcome.get("worker"), task.name, state)
         if state in ("stopped", "part"):
             return
         if state == "failed" and task.part is not None:

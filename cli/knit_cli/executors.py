@@ -55,6 +55,21 @@ class Limits:
     retries: int = 1
 
 
+@dataclass(frozen=True)
+class Together:
+    """Tasks that one worker does side by side; each has an outcome of its own.
+
+    The work tells which of them it speaks of: ``emit({"file": number, ...})``, and what became of it
+    with ``"outcome"``. If its worker dies, those without are tried again, one by one.
+
+    Attributes
+    ----------
+    tasks : tuple
+    """
+
+    tasks: tuple[Any, ...]
+
+
 @dataclass
 class _Worker:
     process: Any
@@ -63,6 +78,7 @@ class _Worker:
     crash: Path
     ready: bool = False
     task: Any = None
+    left: dict[int, Any] = field(default_factory=dict)  # of a Together: those without an outcome
     began: float = 0.0
     peak: int = 0
     cause: str = ""  # why we ended it ourselves
@@ -87,7 +103,8 @@ class Processes:
     environments : list of dict
         Environment variables of each worker, taken in turn.
     on_event : callable, optional
-        Called with the worker's number, the task and what it emitted.
+        Called with the worker's number, the task and what it emitted; a note with `gone` is about a
+        worker that died.
     pressed : callable, optional
         How urgently to stop: 0 not at all, 1 start nothing new, 2 drop what is running.
     clean : callable, optional
@@ -126,8 +143,8 @@ class Processes:
         Yields
         ------
         task, outcome : object, dict
-            In the order they end. The `status` is what the function gave, or "failed" with an
-            `error` if its worker died, or "stopped".
+            In the order they end; those of a `Together` each by itself. The `status` is what the
+            function gave, or "failed" with an `error` if its worker died, or "stopped".
 
         Raises
         ------
@@ -179,6 +196,7 @@ class Processes:
                 continue
             task = self._again.popleft()
             idle.task, idle.began, idle.peak = task, time.monotonic(), 0
+            idle.left = dict(enumerate(task.tasks)) if isinstance(task, Together) else {}
             try:
                 idle.pipe.send(task)
             except OSError:  # it died while idle: the task is not to blame
@@ -218,8 +236,10 @@ class Processes:
             if kind == "ready":
                 worker.ready, self._early_deaths = True, 0
             elif kind == "event":
-                if self.on_event is not None:
-                    self.on_event(worker.number, worker.task, content)
+                yield from self._hear(worker, content)
+            elif isinstance(worker.task, Together):
+                worker.task = None
+                yield from self._leave(worker, content["status"] == "stopped")
             else:
                 task, worker.task = worker.task, None
                 self._tries.pop(id(task), None)
@@ -228,6 +248,26 @@ class Processes:
                 yield task, content
         for worker in self._workers:
             self._watch(worker)
+
+    def _hear(self, worker: _Worker, content: dict[str, Any]) -> Iterator[tuple[Any, Outcome]]:
+        """What a worker tells on its way; the end of one of several tasks, too."""
+        number, task = content.pop("file", None), worker.task
+        if number is not None:
+            task = task.tasks[number]
+        if "outcome" in content:
+            del worker.left[number]
+            yield task, {**content["outcome"], "worker": worker.number}
+        elif self.on_event is not None:
+            self.on_event(worker.number, task, content)
+
+    def _leave(self, worker: _Worker, stopped: bool) -> Iterator[tuple[Any, Outcome]]:
+        """Of tasks done side by side, those that have no outcome: each by itself now."""
+        left, worker.left = list(worker.left.values()), {}
+        if stopped:
+            for task in left:
+                yield task, {"status": "stopped", "worker": worker.number}
+        else:
+            self._again.extend(left)
 
     def _watch(self, worker: _Worker) -> None:
         if worker.task is None or worker.cause:
@@ -268,6 +308,16 @@ class Processes:
                         told = {"note": f"{reason}; going on with {self.count}", "level": "warning"}
                         self.on_event(worker.number, None, told)
             return
+        if isinstance(task, Together):
+            if self.clean is not None:
+                for one in worker.left.values():
+                    self.clean(one)
+            if self.on_event is not None and worker.left and worker.cause != "stop":
+                again = f"{_death(worker, stack)}; trying its {len(worker.left)} files one by one"
+                gone = {"note": again, "level": "warning", "gone": True}
+                self.on_event(worker.number, None, gone)
+            yield from self._leave(worker, worker.cause == "stop")
+            return
         if self.clean is not None:
             self.clean(task)
         outcome: Outcome = {"worker": worker.number, "peak_memory": worker.peak or None}
@@ -280,7 +330,8 @@ class Processes:
             self._again.append(task)
             if self.on_event is not None:
                 again = f"{_death(worker, stack)}; trying it once more"
-                self.on_event(worker.number, task, {"note": again, "level": "warning"})
+                gone = {"note": again, "level": "warning", "gone": True}
+                self.on_event(worker.number, task, gone)
             return
         del self._tries[id(task)]
         limit = self.limits

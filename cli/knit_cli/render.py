@@ -155,7 +155,8 @@ class Board:
     def __init__(self, terminal: Terminal, total: int, workers: int) -> None:
         self.terminal, self.total, self.workers = terminal, total, workers
         self.counts = {"done": 0, "skipped": 0, "failed": 0}
-        self.running: dict[int, tuple[str, float, str, float]] = {}
+        # by worker and name: a worker may have several files under way
+        self.running: dict[tuple[int, str], tuple[float, str, float]] = {}
         self.began = self._told = time.monotonic()
         self.live: Any = None
         if sys.stderr.isatty() and not terminal.quiet:
@@ -177,21 +178,23 @@ class Board:
 
     def at_work(self, worker: int, name: str, fraction: float, stage: str) -> None:
         """What a worker is doing."""
-        since = self.running[worker][3] if worker in self.running else time.monotonic()
-        if worker in self.running and self.running[worker][0] != name:
-            since = time.monotonic()
-        self.running[worker] = (name, fraction, stage, since)
+        since = self.running.get((worker, name), (0.0, "", time.monotonic()))[2]
+        self.running[worker, name] = (fraction, stage, since)
 
-    def ended(self, worker: int | None, state: str) -> None:
+    def ended(self, worker: int | None, name: str, state: str) -> None:
         """A file is finished with."""
         if worker is not None:
-            self.running.pop(worker, None)
+            self.running.pop((worker, name), None)
         if state in self.counts:
             self.counts[state] += 1
         now = time.monotonic()
         if self.live is None and now - self._told > 10 and not self.terminal.quiet:
             self._told = now
             click.echo(self._headline(), err=True)
+
+    def gone(self, worker: int) -> None:
+        """A worker died."""
+        self.running = {key: told for key, told in self.running.items() if key[0] != worker}
 
     def _headline(self) -> str:
         counts, seconds = self.counts, time.monotonic() - self.began
@@ -210,11 +213,13 @@ class Board:
         table = Table.grid(padding=(0, 2))
         for _ in range(4):
             table.add_column(no_wrap=True)
-        for worker in sorted(self.running):
-            name, fraction, stage, since = self.running[worker]
+        for worker in sorted({worker for worker, _ in self.running}):
+            names = [name for other, name in self.running if other == worker]
+            fraction, stage, since = self.running[worker, names[0]]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             table.add_row(
                 Text(f"worker {worker + 1}", style="dim"),
-                Text(shown(name)[-40:]),
+                Text(shown(names[0])[-40:] + more),
                 Text(f"{100 * fraction:3.0f} %"),
                 Text(f"{_clock(time.monotonic() - since)}  {shown(stage)[:40]}", style="dim"),
             )

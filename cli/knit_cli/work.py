@@ -11,22 +11,23 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knit_cli.executors import POISONED
+from knit_cli.executors import POISONED, Together, peak_memory
 from knit_cli.jobs import Job
-from knitcore.errors import Cancelled, FileError, KnitError
-from knitcore.events import Event, Note, Progress
+from knitcore.errors import Cancelled, DeviceError, FileError, KnitError
+from knitcore.events import Event, Note, Progress, drain
 from knitcore.files import file_hash, record_path
 from knitcore.metadata import read_metadata
 from knitcore.recipe import Inpaint, Recipe, make_recipe, recipe_fields
 
 if TYPE_CHECKING:
     from knit_cli.stacks import Part
+    from knitcore.side_by_side import SharedFits
 
 PAUSES = (0.5, 2.0, 5.0)  # before writing is tried again on a disk that dropped out
 DROPPED_OUT = tuple(
@@ -159,13 +160,13 @@ def warm() -> None:
 
 
 def work_on(
-    task: FileTask, emit: Callable[[dict[str, Any]], None], cancel: threading.Event
+    task: FileTask | Together, emit: Callable[[dict[str, Any]], None], cancel: threading.Event
 ) -> dict[str, Any]:
     """What a worker does with a task.
 
     Parameters
     ----------
-    task : FileTask
+    task : FileTask or Together
     emit : callable
         Takes `{"progress": fraction, "stage": text}` and `{"note": text, "level": level}`.
     cancel : Event
@@ -175,6 +176,8 @@ def work_on(
     dict
         As `attempt`; status "stopped" if it was cancelled.
     """
+    if isinstance(task, Together):
+        return _work_together(task, emit, cancel)
     last = 0.0
 
     def tell(event: Event) -> None:
@@ -192,6 +195,51 @@ def work_on(
     if outcome.pop("poisoned", False):
         os._exit(POISONED)
     return outcome
+
+
+def _work_together(
+    together: Together, emit: Callable[[dict[str, Any]], None], cancel: threading.Event
+) -> dict[str, Any]:
+    """Work on several files side by side; what became of each is told as soon as it is known."""
+    from knitcore.device import choose_device
+    from knitcore.side_by_side import SharedFits, side_by_side
+
+    last: dict[int, float] = {}  # when each file that is under way last told how far it is
+    began: dict[int, float] = {}
+    shared: SharedFits | None = SharedFits()
+
+    def works() -> Iterator[Generator[None, None, dict[str, Any]]]:
+        for number, task in enumerate(together.tasks):
+            began[number], last[number] = time.monotonic(), 0.0
+
+            def tell(event: Event, number: int = number) -> None:
+                now = time.monotonic()
+                if isinstance(event, Note):
+                    emit({"file": number, "note": event.text, "level": event.level})
+                elif isinstance(event, Progress) and now - last[number] > 0.2 * len(last):
+                    last[number] = now
+                    emit({"file": number, "progress": event.fraction, "stage": event.stage})
+
+            yield attempt_steps(task, tell, cancel, shared=shared)
+
+    recipe = together.tasks[0].recipe  # but for the seed that of all
+    if not recipe["batch"]:  # chosen by the device, which only here can be asked
+        with suppress(DeviceError):
+            if choose_device(recipe["device"]).type == "cpu":
+                shared = None
+    try:
+        for number, outcome in side_by_side(works(), shared or SharedFits()):
+            if outcome.pop("poisoned", False):
+                os._exit(POISONED)
+            outcome.setdefault("seconds", round(time.monotonic() - began[number], 3))
+            outcome.setdefault("peak_memory", peak_memory())
+            del last[number]
+            emit({"file": number, "outcome": outcome})
+            if outcome.get("abort"):  # the others would fare no better
+                return {"status": "stopped"}
+    except Cancelled:
+        return {"status": "stopped"}
+    return {"status": "over"}
 
 
 def is_poison(error: Exception) -> bool:
@@ -236,6 +284,34 @@ def attempt(
     ------
     Cancelled
     """
+    return drain(attempt_steps(task, tell, cancel, shield))
+
+
+def attempt_steps(
+    task: FileTask,
+    tell: Callable[[Event], None],
+    cancel: Any,
+    shield: Callable[[], AbstractContextManager] = nullcontext,
+    shared: SharedFits | None = None,
+) -> Generator[Any, None, dict[str, Any]]:
+    """`attempt` step by step, so that several files can take turns.
+
+    Parameters
+    ----------
+    task, tell, cancel, shield
+        As of `attempt`.
+    shared : SharedFits, optional
+        Where other files are fitted, too.
+
+    Yields
+    ------
+    None
+        After each event.
+
+    Returns
+    -------
+    dict
+    """
     outcome: dict[str, Any] = {"status": "failed", "input": str(task.job.image)}
     if task.job.fault:
         return {**outcome, "error": task.job.fault}
@@ -244,7 +320,7 @@ def attempt(
             from knit_cli.stacks import work_on_part
 
             return work_on_part(task, tell, cancel, shield)
-        return work_on_whole(task, tell, cancel, shield)
+        return (yield from _whole_steps(task, tell, cancel, shield, shared))
     except Cancelled:
         raise
     except MemoryError:
@@ -280,6 +356,16 @@ def work_on_whole(
     KnitError
         What is wrong with it.
     """
+    return drain(_whole_steps(task, tell, cancel, shield))
+
+
+def _whole_steps(
+    task: FileTask,
+    tell: Callable[[Event], None],
+    cancel: Any,
+    shield: Callable[[], AbstractContextManager],
+    shared: SharedFits | None = None,
+) -> Generator[Any, None, dict[str, Any]]:
     from knitcore.files import check_writable, read_image, read_mask
     from knitcore.tasks import run_steps
 
@@ -310,10 +396,12 @@ def work_on_whole(
     if task.repeats is not None:
         _compare(task.repeats, image, mask, recipe, note)
 
-    steps = run_steps(recipe, image, mask, kernel=task.kernel, cancel=cancel)
+    apart = time.monotonic() - began
+    steps = run_steps(recipe, image, mask, kernel=task.kernel, cancel=cancel, shared=shared)
     try:
         while True:
             show(next(steps))
+            yield
     except StopIteration as end:
         result = end.value
     finally:
@@ -321,9 +409,13 @@ def work_on_whole(
 
     record = result.record
     complete_record(record, task, hashes, notes)
+    writing = time.monotonic()
     with shield():
         _write(task, result)
-    return done(task, record, time.monotonic() - began, hashes)
+    seconds = time.monotonic() - began
+    if shared is not None:  # less what it waited for the others
+        seconds = apart + record["seconds"]["total"] + time.monotonic() - writing
+    return done(task, record, seconds, hashes)
 
 
 def with_texts(task: FileTask, image: Any) -> Any:

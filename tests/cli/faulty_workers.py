@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from knit_cli.executors import POISONED
+from knit_cli.executors import POISONED, Together
 from knit_cli.work import is_poison
 
 
@@ -44,6 +44,21 @@ def work(task, emit, cancel):
     elif word == "allocator":
         return {"status": "done", "told": os.environ.get("MALLOC_TRIM_THRESHOLD_")}
     return {"status": "done", "pid": os.getpid()}
+
+
+def work_together(task, emit, cancel):
+    """As `work`, and several of them one after the other."""
+    if not isinstance(task, Together):
+        return work(task, emit, cancel)
+    for number, one in enumerate(task.tasks):
+        emit({"file": number, "progress": 0.5, "stage": one})
+        if one == "all":
+            raise ValueError("odd")
+        outcome = work(one, lambda event, number=number: emit({"file": number, **event}), cancel)
+        if outcome["status"] == "stopped":
+            return outcome
+        emit({"file": number, "outcome": outcome})
+    return {"status": "over"}
 
 
 def hang():

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.executors import ExecutorError, Limits, Processes, _guard, worker_environments
+from knit_cli.executors import (
+    ExecutorError,
+    Limits,
+    Processes,
+    Together,
+    _guard,
+    worker_environments,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))  # workers find the module by name
 import faulty_workers
@@ -57,6 +64,57 @@ def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path):
     told = "the GPU failed (CUDA error), and its worker with it, tried 2 times"
     assert found["poison"]["error"] == told
     assert [found[f"fine{i}"]["status"] for i in (1, 2)] == ["done"] * 2
+
+
+def test_tasks_done_side_by_side_have_an_outcome_each(tmp_path):
+    told = []
+    executor = Processes(
+        faulty_workers.work_together, scratch=tmp_path, on_event=lambda *event: told.append(event)
+    )
+    found = dict(executor.run([Together(("fine1", "fine2")), "fine3"]))
+    assert [found[f"fine{i}"]["status"] for i in (1, 2, 3)] == ["done"] * 3
+    assert [found[f"fine{i}"]["worker"] for i in (1, 2, 3)] == [0] * 3
+    assert told == [(0, f"fine{i}", {"progress": 0.5, "stage": f"fine{i}"}) for i in (1, 2)]
+
+
+def test_those_that_a_dead_worker_did_side_by_side_are_tried_one_by_one(tmp_path):
+    tries, notes, cleaned = tmp_path / "tries", [], []
+    tasks = ("fine1", f"segfault {tries}", "fine2", "fine3")
+    executor = Processes(
+        faulty_workers.work_together,
+        scratch=tmp_path,
+        clean=cleaned.append,
+        on_event=lambda *event: notes.append(event[2]["note"]) if "note" in event[2] else None,
+    )
+    found = dict(executor.run([Together(tasks)]))
+    assert [found[f"fine{i}"]["status"] for i in (1, 2, 3)] == ["done"] * 3
+    assert found[tasks[1]]["error"].endswith("tried 2 times")
+    assert tries.read_text() == "xxx"  # in company nobody is blamed
+    assert notes[0].startswith("crashed: segmentation fault")
+    assert notes[0].endswith("; trying its 3 files one by one")
+    assert cleaned[:3] == list(tasks[1:])  # what is done stays
+
+
+def test_an_exception_of_ours_costs_none_of_those_done_side_by_side(tmp_path):
+    tasks = ("fine1", "all", "fine2")
+    found = dict(Processes(faulty_workers.work_together, scratch=tmp_path).run([Together(tasks)]))
+    assert [found[task]["status"] for task in tasks] == ["done"] * 3
+
+
+def test_stopping_drops_all_that_are_done_side_by_side(tmp_path):
+    level = [0]
+    executor = Processes(
+        faulty_workers.work_together,
+        scratch=tmp_path,
+        on_event=lambda worker, task, event: level.__setitem__(0, int(task == "slow")),
+        pressed=lambda: level[0],
+    )
+    found = dict(executor.run([Together(("fine", "slow", "never begun")), "nor this"]))
+    assert {task: one["status"] for task, one in found.items()} == {
+        "fine": "done",
+        "slow": "stopped",
+        "never begun": "stopped",
+    }
 
 
 def test_a_hang_ends_at_the_limit_and_tells_where(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,6 +198,16 @@ def test_progress_of_each_image_never_falls_and_ends_at_one() -> None:
     for fractions in told.values():
         assert fractions == sorted(fractions)
         assert fractions[-1] == 1
+
+
+def test_the_seconds_of_each_image_are_its_own_part_of_the_time() -> None:
+    images, masks = zip(*(picture(n, 2) for n in range(4)), strict=True)
+    began = time.monotonic()
+    found = filled(images, masks, batch=8, validation=True, steps=60)
+    took = time.monotonic() - began
+    told = [result.record["seconds"] for result in found.values()]
+    assert 0.5 * took < sum(seconds["total"] for seconds in told) < 1.05 * took
+    assert all(seconds["fit"] + seconds["validation"] <= seconds["total"] for seconds in told)
 
 
 def test_as_many_masks_as_images() -> None:
