@@ -1,7 +1,7 @@
 """Kriging: the best linear guess of missing pixels, from the variogram of the known ones.
 
 A stationary image is described by its variogram g(h) = E[(z(x) - z(x + h))^2] / 2 (Matheron 1963,
-doi:10.2113/gsecongeo.58.8.1246). Here g is fitted, hole by hole, as a non-negative sum of a nugget
+doi:10.2113/gsecongeo.58.8.1246). Here g is fitted, corner by corner of each hole, as a non-negative sum of a nugget
 and terms (r^2 + |h|_M^2)^(p/2) - r^p with 0 < p < 2: far off a power of the lag, within the radius r as
 smooth as an oversampled image. The metrics M are round, or stretched along a direction. Each term is
 conditionally negative definite (a Bernstein function of |h|^2), so every such sum is a valid variogram.
@@ -11,8 +11,8 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -28,11 +28,15 @@ from knitcore.events import drain
 
 SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
 MIN_PAIRS = 50  # fewer say nothing about a lag
-LAG_REACH = 12  # lags beyond this say little about the few pixels next to a hole
+LAG_REACH = 8  # lags beyond this say little about the few pixels next to a hole
+NEAR = 12.0  # pixels: so far from a hole an image counts exp(-1/2) as much as at its rim
+WIDE = 16  # pixels: a hole that is longer along an axis has a variogram at either end
+SEEN, FILLED = 0.6, 0.4  # lengths of the hole: what a corner's variogram is fitted to, and fills
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
-EVIDENCE_POINTS = 1000  # known pixels by which they are compared
+EVIDENCE_POINTS = 500  # known pixels by which they are compared, those nearest to the place
+ANGLE = 11.25  # degrees between the directions that are tried
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,7 +107,10 @@ def term(distance: np.ndarray, shape: tuple[float, float]) -> np.ndarray:
 
 
 def empirical_variogram(
-    values: np.ndarray, known: np.ndarray, reach: int = LAG_REACH
+    values: np.ndarray,
+    known: np.ndarray,
+    reach: int = LAG_REACH,
+    weight: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean half squared difference of known pixels at every lag up to `reach`.
 
@@ -113,6 +120,8 @@ def empirical_variogram(
         Values at unknown pixels are ignored.
     reach : int
         Largest lag along an axis, in pixels.
+    weight : ndarray, shape (*spatial), or float
+        Of each pixel; a pair counts by the product of its two.
 
     Returns
     -------
@@ -121,21 +130,21 @@ def empirical_variogram(
     gamma : ndarray, shape (C, M)
         0 where no pair is known.
     pairs : ndarray, shape (C, M)
+        The sum of their weights.
     """
     spatial = values.shape[1:]
     reaches = [min(reach, n - 1) for n in spatial]
     shape = [next_fast_len(n + r, real=True) for n, r in zip(spatial, reaches, strict=True)]
     axes = tuple(range(1, values.ndim))
-    weight = known.astype(np.float64)
-    centre = (values * weight).sum(axes, keepdims=True) / np.maximum(
-        weight.sum(axes, keepdims=True), 1
-    )
+    weights = known * np.asarray(weight, np.float64)
+    total = weights.sum(axes, keepdims=True)
+    centre = (values * weights).sum(axes, keepdims=True) / np.where(total > 0, total, 1.0)
     z = np.where(known, values - centre, 0.0)
 
     def transform(a: np.ndarray) -> np.ndarray:
         return rfftn(a, shape, axes=axes)
 
-    fw, fz, fzz = transform(weight), transform(z), transform(z * z)
+    fw, fz, fzz = transform(weights), transform(weights * z), transform(weights * z * z)
     pairs = irfftn(fw.conj() * fw, shape, axes=axes)
     squares = irfftn(fw.conj() * fzz + fzz.conj() * fw - 2 * fz.conj() * fz, shape, axes=axes)
     lags = np.array(
@@ -144,7 +153,66 @@ def empirical_variogram(
     at = (slice(None), *lags.T)
     count = pairs[at]
     gamma = np.where(count > 0.5, np.maximum(squares[at], 0) / np.maximum(2 * count, 1), 0.0)
-    return lags, gamma, count.round()
+    return lags, gamma, np.where(count > 0.5, count, 0.0)
+
+
+def nearness(target: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Weight of each pixel in the variogram by which a target is filled: an image is not alike all over.
+
+    Parameters
+    ----------
+    target, known : ndarray of bool, shape (*spatial)
+
+    Returns
+    -------
+    ndarray, shape (*spatial)
+        1 at the known pixels nearest to the target.
+    """
+    away = distance_transform_edt(~target)
+    nearest = away[known].min() if known.any() else 0.0
+    return np.exp(-np.maximum(away**2 - nearest**2, 0.0) / (2 * NEAR**2))
+
+
+def corners(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the box round a target; the middle along axes where it is narrow.
+
+    Parameters
+    ----------
+    target : ndarray of bool, shape (*spatial)
+
+    Returns
+    -------
+    places : ndarray, shape (n, D)
+    lengths : ndarray, shape (D,)
+        Of the box, in pixels, but at least `WIDE`.
+    """
+    where = np.argwhere(target)
+    ends = list(zip(where.min(0).tolist(), where.max(0).tolist(), strict=True))
+    sides = [(low, high) if high - low >= WIDE else ((low + high) / 2,) for low, high in ends]
+    lengths = [max(WIDE, high - low + 1) for low, high in ends]
+    return np.array(list(itertools.product(*sides)), float), np.array(lengths, float)
+
+
+def closeness(
+    coordinates: Sequence[np.ndarray], place: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """Gaussian weight of pixels by their distance to a place, measured in a length of each axis.
+
+    Parameters
+    ----------
+    coordinates : sequence of ndarray
+        One an axis; they broadcast against each other.
+    place, lengths : ndarray, shape (D,)
+
+    Returns
+    -------
+    ndarray
+    """
+    away = [
+        ((along - p) / length) ** 2
+        for along, p, length in zip(coordinates, place, lengths, strict=True)
+    ]
+    return np.exp(-0.5 * sum(away[1:], away[0]))
 
 
 def _metrics(step: tuple[float, ...]) -> list[np.ndarray]:
@@ -152,7 +220,7 @@ def _metrics(step: tuple[float, ...]) -> list[np.ndarray]:
     base = np.diag(step)
     found = [base]
     if len(step) == 2:
-        for angle in np.deg2rad(np.arange(0, 180, 22.5)):
+        for angle in np.deg2rad(np.arange(0, 180, ANGLE)):
             along = np.array([np.sin(angle), np.cos(angle)])
             across = np.array([-along[1], along[0]])
             for ratio in (2.0, 5.0):
@@ -172,6 +240,7 @@ def fit_variograms(
     known: np.ndarray,
     step: tuple[float, ...],
     shares: tuple[float, ...] = DIRECTED_SHARES,
+    weight: np.ndarray | float = 1.0,
 ) -> list[Variogram]:
     """Fit variograms to the known pixels by non-negative least squares, from round to directed.
 
@@ -182,13 +251,15 @@ def fit_variograms(
         Relative pixel size along each spatial axis.
     shares : tuple of float
         For each model, the weight of the fit that may be stretched; the rest is the round fit.
+    weight : ndarray, shape (*spatial), or float
+        See `empirical_variogram`.
 
     Returns
     -------
     list of Variogram
         One a share; empty where the known pixels do not vary, or are too few.
     """
-    lags, gamma, count = empirical_variogram(values, known)
+    lags, gamma, count = empirical_variogram(values, known, weight=weight)
     if len(lags) == 0:
         return []
     # few pairs say little; in a tiny image all there is must do
@@ -263,9 +334,13 @@ def restricted_likelihood(values: np.ndarray, points: np.ndarray, model: Variogr
 
 @few_threads
 def choose_variogram(
-    values: np.ndarray, known: np.ndarray, target: np.ndarray, step: tuple[float, ...]
+    values: np.ndarray,
+    known: np.ndarray,
+    target: np.ndarray,
+    step: tuple[float, ...],
+    place: np.ndarray | None = None,
 ) -> Variogram | None:
-    """The fitted variogram under which the pixels round the target are likeliest.
+    """The fitted variogram under which the pixels round the target, or near a place, are likeliest.
 
     Parameters
     ----------
@@ -273,17 +348,25 @@ def choose_variogram(
     target : ndarray of bool, shape (*spatial)
     step : tuple of float
         Relative pixel size along each spatial axis.
+    place : ndarray, shape (D,), optional
+        What is near it counts most: one of `corners`. Default: the middle of the target.
 
     Returns
     -------
     Variogram or None
         None where the known pixels do not vary.
     """
-    models = fit_variograms(values, known, step)
+    ends, lengths = corners(target)
+    place = ends.mean(0) if place is None else place
+    weight = nearness(target, np.asarray(known.any(0)))
+    weight *= closeness(np.indices(target.shape, sparse=True), place, SEEN * lengths)
+    models = fit_variograms(values, known, step, weight=weight)
     if len(models) < 2:
         return models[0] if models else None
     channels = np.flatnonzero(models[0].channel_scale > 0)
-    points = choose_points(np.asarray(known[channels].all(0)), target, EVIDENCE_POINTS)
+    points = choose_points(np.asarray(known[channels].all(0)), target)
+    away = closeness(points.T, place, lengths)
+    points = points[np.argsort(-away, kind="stable")[:EVIDENCE_POINTS]]
     if len(points) < 10:
         return models[len(models) // 2]
     near = values[channels][(slice(None), *points.T)]
@@ -459,25 +542,39 @@ def kriging_steps(
         Share of the target that is filled.
     """
     fill, sd = np.where(known, values, 0.0), np.zeros(values.shape)
-    model = choose_variogram(values, known, target, step)
     total, done = max(1, int((target & ~known).sum())), 0
+    if not target.any():
+        return fill, sd
+    places, lengths = corners(target)
+    models = []
+    for place in places:
+        yield 0.0
+        model = choose_variogram(values, known, target, step, place)
+        if model is not None:
+            models.append((place, model))
     for channels in _alike(known):
         mask = known[channels[0]]
         want = target & ~mask
         if not want.any() or not mask.any():
             continue
-        if model is None:
+        if not models:
             for c in channels:
                 fill[c][want] = values[c][mask].mean()
             continue
-        part = Variogram(model.nugget, model.terms, model.channel_scale[channels])
         for block in _blocks(want, limit):
-            yield done / total
             points, targets = _points_for(mask, block, limit), np.argwhere(block)
             source = (slice(None), *points.T)
-            mean, error = krige(values[channels][source], points, targets, part)
+            shares = np.array([closeness(targets.T, place, FILLED * lengths) for place, _ in models])
+            shares = (shares + 1e-9) / (shares + 1e-9).sum(0)
+            mean, variance = np.zeros((2, len(channels), len(targets)))
+            for share, (_, model) in zip(shares, models, strict=True):
+                yield done / total
+                part = replace(model, channel_scale=model.channel_scale[channels])
+                guess, error = krige(values[channels][source], points, targets, part)
+                mean += share * guess
+                variance += share * error**2
             for i, c in enumerate(channels):
-                fill[c][block], sd[c][block] = mean[i], error[i]
+                fill[c][block], sd[c][block] = mean[i], np.sqrt(variance[i])
             done += len(targets) * len(channels)
     return fill, sd
 

@@ -289,7 +289,7 @@ class Inpaint(Recipe):
         description="Share of that smooth fill in the result even if all members agree.",
     )
     agreement: PositiveFloat = Field(
-        0.15,
+        0.1,
         le=100,
         description="Scatter of the members, in units of the kriged start's expected error, at which "
         "the knitwork's share of the result is halved.",
@@ -424,7 +424,7 @@ class Denoise(Recipe):
         "noise a third at edges, and one with larger patches elsewhere).",
     )
     coarse: tuple[float, ...] = Field(
-        (1.5, 2.0),
+        (1.5, 2.0, 3.0, 4.0),
         max_length=8,
         description="Where noise is strong the image is also denoised with its sides divided by these "
         "numbers, and the low frequencies mixed in.",

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from skimage import data as pictures
 
 from knitcore.harmonic import harmonic_fill
 from knitcore.kriging import (
     Variogram,
+    choose_points,
     choose_variogram,
+    corners,
     empirical_variogram,
     fit_variograms,
     krige,
@@ -162,3 +165,48 @@ def test_the_evidence_tells_round_from_directed_structure(rng):
     directed = choose_variogram(texture(rng, 6), known, ~known[0], (1.0, 1.0))
     assert round_model(y)[0] / round_model(x)[0] == pytest.approx(1, abs=0.4)
     assert directed(y)[0] / directed(x)[0] > 1.6
+
+
+def test_a_far_part_of_the_image_does_not_count():
+    """Fine stripes elsewhere would make the fill of a smooth part rough."""
+    y, x = np.indices((96, 96))
+    smooth = np.hypot(y - 20, x - 20) / 20
+    image = np.where(x < 60, smooth, np.sin(2.0 * x))[None]
+    known = hole_in(image.shape, slice(30, 50), slice(15, 35))
+    fill, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+    alone, _ = kriging_fill(
+        (image * known)[..., :56], known[..., :56], ~known[0][..., :56], (1.0, 1.0)
+    )
+    error, own = (np.abs(f[..., :56] - image[..., :56]).max() for f in (fill, alone))
+    assert error < 2 * own + 0.01
+
+
+def test_a_variogram_for_each_corner_is_nearer_than_one_for_all():
+    """In pictures, structures run another way at each corner of a hole."""
+    picture = pictures.astronaut()[:, :, 1] / 255
+    gains = []
+    for y in range(60, 440, 95):
+        for x in range(60, 440, 95):
+            image = picture[None, y - 32 : y + 60, x - 32 : x + 60]
+            known = hole_in(image.shape, slice(32, 60), slice(32, 60))
+            fill, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+            model = choose_variogram(image * known, known, ~known[0], (1.0, 1.0))
+            points = choose_points(known[0], ~known[0])
+            one, _ = krige(image[(slice(None), *points.T)], points, np.argwhere(~known[0]), model)
+            errors = [np.mean((guess - image[~known]) ** 2) for guess in (one[0], fill[~known])]
+            gains.append(10 * np.log10(errors[0] / errors[1]))
+    assert np.mean(gains) > 0.1
+
+
+def test_a_hole_that_is_narrow_has_one_variogram():
+    mask = np.zeros((60, 60), bool)
+    mask[10:13, 5:50] = True
+    places, lengths = corners(mask)
+    np.testing.assert_array_equal(places, [[11, 5], [11, 49]])
+    np.testing.assert_array_equal(lengths, [16, 45])
+
+
+def test_kriging_of_nothing_is_what_was_there():
+    image = np.ones((1, 8, 8))
+    fill, sd = kriging_fill(image, np.ones(image.shape, bool), np.zeros((8, 8), bool), (1.0, 1.0))
+    assert (fill == image).all() and not sd.any()
