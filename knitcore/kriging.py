@@ -11,7 +11,7 @@ The fast preset starts from this fill; the knitwork explains what is left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -194,13 +194,13 @@ def corners(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def closeness(
-    coordinates: Sequence[np.ndarray], place: np.ndarray, lengths: np.ndarray
+    coordinates: Iterable[np.ndarray], place: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
     """Gaussian weight of pixels by their distance to a place, measured in a length of each axis.
 
     Parameters
     ----------
-    coordinates : sequence of ndarray
+    coordinates : iterable of ndarray
         One an axis; they broadcast against each other.
     place, lengths : ndarray, shape (D,)
 
@@ -276,9 +276,9 @@ def fit_variograms(
     metrics = _metrics(step)
     distance = [np.linalg.norm(lags @ m.T, axis=-1) for m in metrics]
     # relative errors count, and each ring of lags counts alike
-    weight = 1 / np.maximum(shape, 1e-4) / np.sqrt(np.linalg.norm(lags, axis=-1))
+    trust = 1 / np.maximum(shape, 1e-4) / np.sqrt(np.linalg.norm(lags, axis=-1))
     columns = [np.ones(len(shape))] + [term(d, s) for d in distance for s in SHAPES]
-    table, right = np.stack(columns, 1) * weight[:, None], shape * weight
+    table, right = np.stack(columns, 1) * trust[:, None], shape * trust
     directed = nnls(table, right)[0]
     plain = np.zeros_like(directed)
     plain[: 1 + len(SHAPES)] = nnls(table[:, : 1 + len(SHAPES)], right)[0]
@@ -564,7 +564,9 @@ def kriging_steps(
         for block in _blocks(want, limit):
             points, targets = _points_for(mask, block, limit), np.argwhere(block)
             source = (slice(None), *points.T)
-            shares = np.array([closeness(targets.T, place, FILLED * lengths) for place, _ in models])
+            shares = np.array(
+                [closeness(targets.T, place, FILLED * lengths) for place, _ in models]
+            )
             shares = (shares + 1e-9) / (shares + 1e-9).sum(0)
             mean, variance = np.zeros((2, len(channels), len(targets)))
             for share, (_, model) in zip(shares, models, strict=True):

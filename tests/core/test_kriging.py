@@ -209,4 +209,5 @@ def test_a_hole_that_is_narrow_has_one_variogram():
 def test_kriging_of_nothing_is_what_was_there():
     image = np.ones((1, 8, 8))
     fill, sd = kriging_fill(image, np.ones(image.shape, bool), np.zeros((8, 8), bool), (1.0, 1.0))
-    assert (fill == image).all() and not sd.any()
+    assert (fill == image).all()
+    assert not sd.any()
