@@ -10,9 +10,11 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import (
@@ -36,7 +38,9 @@ from inpainting import scores
 from super_resolution import degrade, read_fine, true_kernel
 from table1_inpainting import hole_mask
 
-# what a line is called, and its fields beside the task's own defaults
+FAR = 10**9  # pixels: what is nearer counts fully
+WHOLE = {"NEAR": FAR, "WIDE": FAR, "EVIDENCE_POINTS": FAR}
+# what a line is called, and its fields beside the task's own defaults; `kriging` are constants of that module
 LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "inpaint": {
         "bare": (
@@ -44,7 +48,15 @@ LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
             {"start": "none", "start_weight": 0.0, "knit_depth": 0.0},
         ),
         "harmonic": ("harmonic start alone", {"start": "harmonic", "start_weight": 1.0}),
-        "kriging": ("kriging start alone", {"start_weight": 1.0}),
+        "whole": (
+            "kriging start alone, one variogram of the whole region",
+            {"start_weight": 1.0, "kriging": WHOLE},
+        ),
+        "near": (
+            "one variogram of what is near the hole",
+            {"start_weight": 1.0, "kriging": {"WIDE": FAR, "EVIDENCE_POINTS": FAR}},
+        ),
+        "kriging": ("a variogram for each of its corners", {"start_weight": 1.0}),
         "one": ("kriging and one knitwork", {"ensemble": 1}),
         "round": ("kriging and four, frequencies in all directions alike", {"directed": False}),
         "fast": ("kriging and four, directed: **`fast`**", {}),
@@ -90,6 +102,7 @@ def warm_up() -> None:
 def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
     """One image by one line's recipe; a row of the CSV file."""
     import knitcore
+    from knitcore import kriging
 
     warm_up()
     task, column = case["task"], case["column"]
@@ -100,7 +113,9 @@ def measure(case: dict[str, Any], data: Path) -> dict[str, Any]:
         mask = hole_mask(data, case["image"], column, image.shape)
         damaged = image.copy()
         damaged[mask] = 0
-        result, seconds = timed(partial(knitcore.inpaint, axes=axes, **fields), damaged, mask)
+        constants = fields.pop("kriging", None)
+        with patch.multiple(kriging, **constants) if constants else nullcontext():
+            result, seconds = timed(partial(knitcore.inpaint, axes=axes, **fields), damaged, mask)
         return {"psnr": scores(image / 255, result.image / 255, mask)["psnr"]} | seconds
     if task == "denoise":
         number = set_images(data, case["image"].split("/")[0]).index(case["image"])
@@ -175,7 +190,7 @@ def main() -> None:
         if f"{task} {name}" in chosen
     ]
     keys = {
-        f"{task} {name}": code_key(task, **{k: v for k, v in fields.items() if k != "told"})
+        f"{task} {name}": code_key(task, **{k: v for k, v in fields.items() if k not in ("told", "kriging")})
         for task, lines in LINES.items()
         for name, (_, fields) in lines.items()
     }
