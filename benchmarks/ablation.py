@@ -190,7 +190,9 @@ def main() -> None:
         if f"{task} {name}" in chosen
     ]
     keys = {
-        f"{task} {name}": code_key(task, **{k: v for k, v in fields.items() if k not in ("told", "kriging")})
+        f"{task} {name}": code_key(
+            task, **{k: v for k, v in fields.items() if k not in ("told", "kriging")}
+        )
         for task, lines in LINES.items()
         for name, (_, fields) in lines.items()
     }

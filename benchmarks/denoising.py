@@ -44,8 +44,9 @@ NAMES = {
     "bm3d": "BM3D",
     "blind": "**`fast`**, sigma not given",
     "given": "**`fast`**, sigma given",
+    "quality": "**`quality`**, sigma not given",
 }
-OURS = ("blind", "given")
+OURS = ("blind", "given", "quality")
 SIGMAS = (10, 20, 40)
 CELLS = [(s, sigma) for s in ("set5", "set14") for sigma in SIGMAS]
 QUICK = ("set5/butterfly.png", "set14/face.png")
@@ -114,10 +115,13 @@ def denoise_bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return 255 * run(noisy.astype(np.float64) / 255, sigma / 255, profile).reshape(noisy.shape)
 
 
-def denoise_ours(noisy: np.ndarray, sigma: float, given: bool) -> tuple[np.ndarray, float]:
+def denoise_ours(
+    noisy: np.ndarray, sigma: float, given: bool, preset: str = "fast"
+) -> tuple[np.ndarray, float]:
     import knitcore
 
-    result = knitcore.denoise(noisy, sigma if given else None, axes="YXS"[: noisy.ndim])
+    axes = "YXS"[: noisy.ndim]
+    result = knitcore.denoise(noisy, sigma if given else None, axes=axes, preset=preset)
     gain, offset = noise_found(result.record)
     return result.image, max(gain * float(noisy.mean()) + offset, 0) ** 0.5
 
@@ -130,6 +134,7 @@ DENOISERS: dict[str, Callable[[np.ndarray, float], Any]] = {
     "bm3d": denoise_bm3d,
     "blind": partial(denoise_ours, given=False),
     "given": partial(denoise_ours, given=True),
+    "quality": partial(denoise_ours, given=False, preset="quality"),
 }
 
 
@@ -278,7 +283,9 @@ def main() -> None:
         for image in (QUICK if options.quick else set_images(data, *options.sets.split(",")))
         for sigma in ((20,) if options.quick else SIGMAS)
     ]
-    keys = dict.fromkeys(OURS, code_key("denoise"))
+    keys = dict.fromkeys(OURS, code_key("denoise")) | {
+        "quality": code_key("denoise", preset="quality")
+    }
     rows = run_cases(
         partial(measure, data=data), cases, out, FIELDS, keys, options.jobs, options.fresh
     )
