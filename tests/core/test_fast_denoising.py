@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from skimage import data as pictures
 
 from knitcore.events import Alongside
 from knitcore.fast_denoising import denoise_steps_on_canvas, replace_lone, standing_out
@@ -122,6 +123,31 @@ def test_channels_one_by_one():
     assert done.clean.shape == clean.shape
     assert abs(done.clean[0] - alone.clean[0]).mean() < 1.5
     assert [s.done for s in stages] == sorted(s.done for s in stages)
+
+
+def test_the_colours_alone_are_refined_further():
+    """Colours differ from each other more smoothly than they are bright: brightness stays as it was."""
+    clean = np.moveaxis(pictures.astronaut()[80:176, 180:276], -1, 0).astype(np.float32)
+    noisy = clean + noise(clean.shape, 10)
+    plain, _ = canvas(noisy, sigma=10.0)
+    again, stages = canvas(noisy, sigma=10.0, colour_patches=(5, 7))
+    off = [((one.clean - clean) ** 2).mean() for one in (plain, again)]
+    assert off[1] < off[0]
+    np.testing.assert_allclose(again.clean.mean(0), plain.clean.mean(0), atol=0.05)
+    assert "colours" in {stage.text for stage in stages}
+    told = [stage.done for stage in stages]
+    assert told == sorted(told)
+    assert told[-1] <= 1
+
+
+@pytest.mark.parametrize("why", ["a single channel", "noise that grows with the signal", "apart"])
+def test_where_there_are_no_colours_quality_is_fast(why):
+    shape = (1 if why == "a single channel" else 2, 48, 48)
+    noisy = picture(*shape) + noise(shape)
+    fields = {"gain": 0.5, "offset": 50.0} if why.startswith("noise") else {"sigma": 10.0}
+    plain, _ = canvas(noisy, why != "apart", **fields)
+    again, _ = canvas(noisy, why != "apart", colour_patches=(5,), **fields)
+    np.testing.assert_array_equal(again.clean, plain.clean)
 
 
 def test_a_volume():
