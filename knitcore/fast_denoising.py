@@ -426,6 +426,7 @@ def _noisy_steps(
     clean = mix(clean, coarse, AFTER)
     del coarse
     if colours:
+        yield Stage(done, "colours", values=grey(clean))
         refining = _colours_again(y, clean, mine, recipe)
         clean = yield from _staged(refining, done, 1.0, "colours")
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
