@@ -263,7 +263,8 @@ def fit_variograms(
     if len(lags) == 0:
         return []
     # few pairs say little; in a tiny image all there is must do
-    count = np.where(count >= min(MIN_PAIRS, count.max() / 4), count, 0.0)
+    least = np.minimum(MIN_PAIRS, count.max(1, keepdims=True) / 4)
+    count = np.where(count >= least, count, 0.0)
     scale = (gamma * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)
     varying = scale > 1e-12
     if not varying.any():

@@ -335,7 +335,7 @@ class Denoise(Recipe):
     preset: Literal["fast", "quality", "paper"] = Field(
         "fast",
         description="'fast' fits a blind-spot patch network and refines it by patch posteriors; "
-        "'quality' refines the colours further, for half as much time again; "
+        "'quality' refines the colours further, for a quarter to a half more time; "
         "'paper' follows the article equation by equation on the whole image (hours on a CPU).",
     )
 

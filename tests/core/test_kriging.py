@@ -211,3 +211,14 @@ def test_kriging_of_nothing_is_what_was_there():
     fill, sd = kriging_fill(image, np.ones(image.shape, bool), np.zeros((8, 8), bool), (1.0, 1.0))
     assert (fill == image).all()
     assert not sd.any()
+
+
+def test_a_channel_of_which_little_is_known_has_an_error_of_its_own(rng):
+    known = hole_in((2, 128, 128), slice(50, 70), slice(50, 70))
+    known[1] = False
+    known[1, 40:104, 64] = True
+    image = np.concatenate([texture(rng, 1), texture(rng, 1)])
+    target = np.zeros((128, 128), bool)
+    target[50:70, 50:70] = True
+    _, sd = kriging_fill(image * known, known, target, (1.0, 1.0))
+    assert sd[1][target & ~known[1]].min() > 0.1
