@@ -487,7 +487,7 @@ def _edges_and_texture(
 
 def _colours_again(
     noisy: torch.Tensor, clean: torch.Tensor, noise: Noise, recipe: Denoise
-) -> Generator[float, None, torch.Tensor]:
+) -> Generator[tuple[float, float], None, torch.Tensor]:
     """Further passes on the differences of channels: less is in them than in the brightness.
 
     Along the channels a cosine transform, for three the opponent colours of Dabov et al. 2007
@@ -506,14 +506,10 @@ def _colours_again(
     for number, side in enumerate(sides):
         with_side = recipe.model_copy(update={"patch": side})
         steps = posterior_steps(seen[1:], pilot[1:], theirs, with_side, _group(recipe, C, 1))
-        found, _ = yield from relayed(steps, partial(_share_done, number, len(sides)))
+        found, _ = yield from relayed(steps, partial(_part_done, number, len(sides)))
         total += found
     pilot[1:] = total.div_(len(sides) + 1)
     return torch.einsum("kc,k...->c...", turn, pilot)
-
-
-def _share_done(over: int, parts: int, share: float) -> float:
-    return (over + share) / parts
 
 
 def _coarse_factors(noisy: torch.Tensor, noise: Noise, recipe: Denoise) -> list[float]:

@@ -41,7 +41,7 @@ from knitcore.plan import Region, make_regions
 from knitcore.recipe import Inpaint, make_recipe, with_fields
 from knitcore.result import Result, array_hash
 from knitcore.running import Run, coarse_numbers, saturation
-from knitcore.side_by_side import SharedFits, side_by_side
+from knitcore.side_by_side import MOST_VALUES, SharedFits, side_by_side
 from knitcore.texture import random_numbers, texture_steps
 from knitcore.validation import LEAST_SHARE, HeldOut, Job, held_out_holes, validation_figures
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from knitcore.fit import Fitted
 
-MOST_VALUES = 2**22  # of the regions that are held at a time, whatever their number
 DIRECTION_LAG = 6.0  # pixels: at this lag the variogram's terms are weighed against each other
 
 

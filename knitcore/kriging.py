@@ -565,10 +565,10 @@ def kriging_steps(
         for block in _blocks(want, limit):
             points, targets = _points_for(mask, block, limit), np.argwhere(block)
             source = (slice(None), *points.T)
-            shares = np.array(
+            shares = 1e-9 + np.array(
                 [closeness(targets.T, place, FILLED * lengths) for place, _ in models]
             )
-            shares = (shares + 1e-9) / (shares + 1e-9).sum(0)
+            shares /= shares.sum(0)
             mean, variance = np.zeros((2, len(channels), len(targets)))
             for share, (_, model) in zip(shares, models, strict=True):
                 yield done / total

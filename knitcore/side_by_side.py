@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from knitcore.fit import Fitted, Target
 
-MOST_VALUES = 2**22  # of regions that wait for one fit
+MOST_VALUES = 2**22  # of the regions that wait for one fit, whatever their number
 MOST_PIXELS = 2**25  # of the images they belong to; a larger one goes alone
 
 T = TypeVar("T")

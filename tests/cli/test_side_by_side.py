@@ -152,37 +152,37 @@ def tasks(folder):
         yield work.FileTask(job, image.name, {**fields, "seed": number})
 
 
-def test_one_fit_holds_the_holes_of_several_files(scans, monkeypatch):
-    sizes, told = [], []
+@pytest.fixture
+def seeds(monkeypatch):
+    """The seeds of each fit's holes."""
+    found = []
     inner = fit.fit_regions
 
     def counted(targets, *rest, **more):
-        sizes.append((len(targets), len({target.seed for target in targets})))
+        found.append([target.seed for target in targets])
         return inner(targets, *rest, **more)
 
     monkeypatch.setattr(fit, "fit_regions", counted)
+    return found
+
+
+def test_one_fit_holds_the_holes_of_several_files(scans, seeds):
+    told = []
     end = work.work_on(Together(tuple(tasks(scans))), told.append, threading.Event())
     assert end == {"status": "over"}
-    assert sizes == [(3, 2), (3, 2)]  # 1 + 2 holes of two files, twice
+    # 1 + 2 holes of two files, twice
+    assert [(len(each), len(set(each))) for each in seeds] == [(3, 2), (3, 2)]
     outcomes = {event["file"]: event["outcome"] for event in told if "outcome" in event}
     assert [outcomes[number]["status"] for number in range(COUNT)] == ["done"] * COUNT
     for number in range(COUNT):
         assert read(scans, number)[1]["recipe"]["seed"] == number
 
 
-def test_on_the_cpu_without_batch_each_file_has_its_own_fit(scans, monkeypatch):
+def test_on_the_cpu_without_batch_each_file_has_its_own_fit(scans, seeds):
     """As where the driver of a GPU is there, but torch cannot use it."""
-    seeds = []
-    inner = fit.fit_regions
-
-    def counted(targets, *rest, **more):
-        seeds.append({target.seed for target in targets})
-        return inner(targets, *rest, **more)
-
-    monkeypatch.setattr(fit, "fit_regions", counted)
     one_by_one = [work.replace(task, recipe={**task.recipe, "batch": 0}) for task in tasks(scans)]
     work.work_on(Together(tuple(one_by_one)), lambda event: None, threading.Event())
-    assert seeds == [{None}] * COUNT
+    assert [set(each) for each in seeds] == [{None}] * COUNT
 
 
 def test_a_full_disk_ends_all_at_once(scans, monkeypatch):
@@ -198,15 +198,17 @@ def test_a_full_disk_ends_all_at_once(scans, monkeypatch):
     assert [event["outcome"]["abort"] for event in told if "outcome" in event] == [True]
 
 
+def started(steps, **how):
+    """A run of all files in one fit that long."""
+    words = [*WORDS, "--steps", str(steps), "-o", "out", "--batch", "6", "--events", "json"]
+    command = [sys.executable, "-m", "knit_cli", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=ENV, stdout=pipe, stderr=pipe, **how)
+
+
 @posix
 def test_a_killed_worker_costs_none_of_its_files(scans):
-    words = [*WORDS, "--steps", "300", "-o", "out", "--batch", "6", "--events", "json"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "knit_cli", *words],
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with started(300) as process:
         next(line for line in process.stdout if b": fit" in line)
         for child in psutil.Process(process.pid).children():
             if any("spawn_main" in word for word in child.cmdline()):
@@ -222,14 +224,7 @@ def test_a_killed_worker_costs_none_of_its_files(scans):
 @posix
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_in_mid_fit_leaves_nothing_behind(scans, times):
-    words = [*WORDS, "--steps", "1000000", "-o", "out", "--batch", "6", "--events", "json"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "knit_cli", *words],
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
+    with started(1000000, start_new_session=True) as process:
         under_way = set()
         for line in process.stdout:
             told = json.loads(line)
