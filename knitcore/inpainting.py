@@ -23,7 +23,7 @@ from knitcore.axes import (
     to_dtype,
     whole_plane,
 )
-from knitcore.errors import InputError, KnitError
+from knitcore.errors import DeviceError, InputError, KnitError
 from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
 from knitcore.filling import (
     mix_members,
@@ -210,6 +210,14 @@ def inpaint_many(
             return (yield from relayed(steps, lambda event: on_event and on_event(number, event)))
         except KnitError as error:  # costs this image only
             return error
+        except (MemoryError, RuntimeError) as error:
+            # torch's is known by its name: torch may not be loaded
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+                raise
+        return DeviceError(
+            f"not enough memory for image {number}. Give fewer images at a time (batch=1), or a part "
+            "of the image"
+        )
 
     def works() -> Iterator[Generator[None, None, Result | KnitError]]:
         lacking: Any = object()
@@ -387,7 +395,7 @@ def _validate(
         crop = replace(run.image, data=np.array(run.image.data[index]), first={})
         data = np.asarray(crop.data)
         part = Run(crop, recipe, layout, data.copy(), np.zeros(data.shape, np.float32))
-        part.shared = run.shared
+        part.shared, part.held = run.shared, run.out.size
         part.seconds = {"start": 0.0, "fit": 0.0, "look-alikes": 0.0}
         part.look_alikes = run.look_alikes
         base = tuple(0 for _ in layout.planes)
@@ -679,7 +687,7 @@ def _knit_regions(
     if run.shared is None:
         fit = fit_regions(targets, recipe, device, previews)
     else:
-        fit = run.shared.fit(targets, recipe, device, previews, run.out.size)
+        fit = run.shared.fit(targets, recipe, device, previews, run.held or run.out.size)
     try:
         while True:
             try:

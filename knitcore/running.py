@@ -56,6 +56,8 @@ class Run(Generic[R]):
         See `knitcore.device.cores_for`.
     shared : SharedFits or None
         Where images that are worked on side by side have their fits.
+    held : int
+        Values of the image that is open meanwhile; those of `out` unless told.
     waited : float
         Seconds spent there for others.
     """
@@ -76,6 +78,7 @@ class Run(Generic[R]):
     look_alikes: float = 0.0
     cores: int = 1
     shared: SharedFits | None = None
+    held: int = 0
     waited: float = 0.0
 
     def progress(

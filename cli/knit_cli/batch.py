@@ -96,6 +96,23 @@ def files_at_a_time(recipe: Recipe, files: int, workers: int) -> int:
     return max(1, min(most, math.ceil(files / workers)))
 
 
+def portions(tasks: list[FileTask], workers: int) -> list[list[FileTask]]:
+    """The last files, evenly for all workers: of a run that goes on, they may be all there is.
+
+    Parameters
+    ----------
+    tasks : list of FileTask
+        No more than a worker gets at a time.
+    workers : int
+
+    Returns
+    -------
+    list of list of FileTask
+    """
+    each = max(1, math.ceil(len(tasks) / workers))
+    return [tasks[first : first + each] for first in range(0, len(tasks), each)]
+
+
 def cluster_of(values: dict[str, Any]) -> Executor | None:
     """The cluster that options or run file ask for, or None for processes of this machine.
 
@@ -304,8 +321,9 @@ class _Batch:
             if len(held) == size:
                 yield Together(tuple(held))
                 held = []
-        if held and not (signals.count or self.abort):
-            yield Together(tuple(held)) if len(held) > 1 else held[0]
+        if not (signals.count or self.abort):
+            for some in portions(held, self.workers):
+                yield Together(tuple(some)) if len(some) > 1 else some[0]
 
     def _few(self) -> bool:
         """Whether there are fewer files than would keep all workers busy."""

@@ -281,3 +281,10 @@ def test_how_many_files_a_worker_gets_at_a_time(monkeypatch):
     monkeypatch.setattr(batch, "visible_gpus", lambda: ["0"])
     assert size() == size(device="cuda:1") == 64
     assert size(device="cpu") == size(batch=1) == 1
+
+
+def test_the_few_files_left_of_a_run_are_for_all_workers():
+    assert batch.portions(list("abcdef"), workers=2) == [["a", "b", "c"], ["d", "e", "f"]]
+    assert batch.portions(list("abc"), workers=2) == [["a", "b"], ["c"]]
+    assert batch.portions(["a"], workers=4) == [["a"]]
+    assert batch.portions([], workers=4) == []

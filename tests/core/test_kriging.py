@@ -206,6 +206,14 @@ def test_a_hole_that_is_narrow_has_one_variogram():
     np.testing.assert_array_equal(lengths, [16, 45])
 
 
+def test_a_volume_has_variograms_at_the_corners_of_its_planes():
+    mask = np.zeros((40, 60, 60), bool)
+    mask[5:36, 10:50, 20:25] = True
+    places, lengths = corners(mask)
+    np.testing.assert_array_equal(places, [[20, 10, 22], [20, 49, 22]])
+    np.testing.assert_array_equal(lengths, [31, 40, 16])
+
+
 def test_kriging_of_nothing_is_what_was_there():
     image = np.ones((1, 8, 8))
     fill, sd = kriging_fill(image, np.ones(image.shape, bool), np.zeros((8, 8), bool), (1.0, 1.0))

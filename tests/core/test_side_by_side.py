@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import knitcore as knit
-from knitcore import fit, side_by_side
+from knitcore import fit, inpainting, side_by_side
 
 SMALL: dict[str, Any] = {
     "steps": 12,
@@ -168,6 +168,42 @@ def test_images_are_read_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(side_by_side, "MOST_PIXELS", 1000)
     for ended, _ in enumerate(knit.inpaint_many(images(4), [mask] * 4, batch=9, **SMALL)):
         assert len(read) == ended + 1
+
+
+def test_held_out_holes_keep_no_more_images_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A held-out hole waits with a copy of its surroundings, but its whole image is open."""
+    read: list[int] = []
+    image, mask = picture(0, holes=3)
+
+    def images(count: int) -> Iterator[np.ndarray]:
+        for number in range(count):
+            read.append(number)
+            yield image
+
+    monkeypatch.setattr(side_by_side, "MOST_PIXELS", image.size)
+    over = knit.inpaint_many(images(4), [mask] * 4, batch=9, validation=True, **SMALL)
+    for ended, (_, result) in enumerate(over):
+        assert len(read) == ended + 1
+        assert result.record["validation"]
+
+
+def test_an_image_for_which_memory_does_not_do_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, masks = zip(*(picture(n, holes) for n, holes in enumerate((1, 3, 1))), strict=True)
+    inner = inpainting.start_steps
+
+    def full(values: np.ndarray, *rest: Any) -> Any:
+        if values.shape[-1] == images[1].shape[-1]:
+            raise MemoryError
+        return (yield from inner(values, *rest))
+
+    monkeypatch.setattr(inpainting, "start_steps", full)
+    found = filled(images, masks, batch=3, region="image")
+    assert isinstance(found[1], knit.DeviceError)
+    assert "image 1" in str(found[1])
+    for number in (0, 2):
+        assert (found[number].image == images[number])[~masks[number]].all()
 
 
 def test_cancelled_in_the_middle_all_end() -> None:
