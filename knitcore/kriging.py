@@ -31,6 +31,7 @@ MIN_PAIRS = 50  # fewer say nothing about a lag
 LAG_REACH = 8  # lags beyond this say little about the few pixels next to a hole
 NEAR = 12.0  # pixels: so far from a hole an image counts exp(-1/2) as much as at its rim
 WIDE = 16  # pixels: a hole that is longer along an axis has a variogram at either end
+THIN = 2.5  # pixels from the rim at most: what is near decides, and one variogram does
 SEEN, FILLED = 0.6, 0.4  # lengths of the hole: what a corner's variogram is fitted to, and fills
 MAX_POINTS = 2000  # known pixels in one dense solve: bounds its time and memory
 MAX_POINTS_3D = 700  # more and smaller blocks: as near to the truth, in half the time
@@ -181,7 +182,7 @@ def nearness(target: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def corners(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the box round a target; the middle along Z, and along axes where it is narrow.
+    """Corners of the box round a target; the middle along Z, where it is narrow, and if it is thin.
 
     Parameters
     ----------
@@ -195,9 +196,15 @@ def corners(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     where = np.argwhere(target)
     ends = list(zip(where.min(0).tolist(), where.max(0).tolist(), strict=True))
-    sides = [(low, high) if high - low >= WIDE else ((low + high) / 2,) for low, high in ends]
-    if len(ends) > 2:  # corners along Z take twice the time for 0.01 dB
-        sides[0] = (sum(ends[0]) / 2,)
+    wide = [high - low >= WIDE for low, high in ends]
+    if len(ends) > 2:
+        wide[0] = False  # corners along Z take twice the time for 0.01 dB
+    elif any(wide) and distance_transform_edt(np.pad(target, 1)).max() < THIN:
+        wide = [False] * len(ends)  # as do those of scratches and dots, for nothing
+    sides = [
+        (low, high) if far else ((low + high) / 2,)
+        for (low, high), far in zip(ends, wide, strict=True)
+    ]
     lengths = [max(WIDE, high - low + 1) for low, high in ends]
     return np.array(list(itertools.product(*sides)), float), np.array(lengths, float)
 

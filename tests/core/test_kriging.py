@@ -198,12 +198,21 @@ def test_a_variogram_for_each_corner_is_nearer_than_one_for_all():
     assert np.mean(gains) > 0.1
 
 
-def test_a_hole_that_is_narrow_has_one_variogram():
+def test_a_hole_that_is_narrow_has_a_variogram_at_either_end():
+    mask = np.zeros((60, 60), bool)
+    mask[10:15, 5:50] = True
+    places, lengths = corners(mask)
+    np.testing.assert_array_equal(places, [[12, 5], [12, 49]])
+    np.testing.assert_array_equal(lengths, [16, 45])
+
+
+def test_a_scratch_has_one_variogram():
     mask = np.zeros((60, 60), bool)
     mask[10:13, 5:50] = True
+    mask[30, 30] = True
     places, lengths = corners(mask)
-    np.testing.assert_array_equal(places, [[11, 5], [11, 49]])
-    np.testing.assert_array_equal(lengths, [16, 45])
+    np.testing.assert_array_equal(places, [[20, 27]])
+    np.testing.assert_array_equal(lengths, [21, 45])
 
 
 def test_a_volume_has_variograms_at_the_corners_of_its_planes():
