@@ -20,6 +20,8 @@ from knitcore.recipe import (
     section_errors,
 )
 
+QUEUES = ("slurm", "pbs", "lsf", "sge")  # also spelt out in `Executor.kind`
+
 
 def _one_line(text: str) -> str:
     # goes into a job script: what looks like one option must not become several lines
@@ -123,26 +125,25 @@ class Executor(_Section):
     @property
     def is_queue(self) -> bool:
         """Whether workers are jobs of a batch system."""
-        return self.kind in ("slurm", "pbs", "lsf", "sge")
+        return self.kind in QUEUES
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Executor:
-        queues = ("slurm", "pbs", "lsf", "sge")
         only = {
             "jobs": ("processes",),
             "address": ("dask",),
-            "workers": ("dask-local", *queues),
-            "cores": ("dask", "dask-local", *queues),
-            "worker_timeout": ("dask", "dask-local", *queues),
+            "workers": ("dask-local", *QUEUES),
+            "cores": ("dask", "dask-local", *QUEUES),
+            "worker_timeout": ("dask", "dask-local", *QUEUES),
             **dict.fromkeys(
-                ("memory", "walltime", "queue", "account", "interface", "directives"), queues
+                ("memory", "walltime", "queue", "account", "interface", "directives"), QUEUES
             ),
-            **dict.fromkeys(("prologue", "options"), queues),
+            **dict.fromkeys(("prologue", "options"), QUEUES),
         }
         for name, kinds in only.items():
             if name in self.model_fields_set and self.kind not in kinds:
                 raise ValueError(f"`{name}` is for kind: {', '.join(kinds)}; not for {self.kind}")
-        needed = {"dask": ("address",)} | dict.fromkeys(queues, ("workers", "memory", "walltime"))
+        needed = {"dask": ("address",)} | dict.fromkeys(QUEUES, ("workers", "memory", "walltime"))
         lacking = [name for name in needed.get(self.kind, ()) if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"kind {self.kind} needs `{lacking[0]}`")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from knit_cli.listing import READABLE, Listed, side_name
+from knit_cli.listing import READABLE, Listed, same_file, side_name
 from knitcore.errors import FileError, InputError
 from knitcore.files import is_folder, record_path, split_suffix
 from knitcore.masks import SUFFIX, WORDS, is_mask_word
@@ -156,7 +156,7 @@ def find_mask(image: Path, folder: Path, mask: Path | str | None = None) -> Path
         the reason why there is none.
     """
     stem = split_suffix(image)[0]
-    own = _same(image.parent, folder)
+    own = same_file(image.parent, folder)
     exact = folder / image.name
     ending = mask.removeprefix(SUFFIX) if isinstance(mask, str) and is_suffix(mask) else "_mask"
     if not own and os.path.exists(exact) and not is_folder(exact):
@@ -312,7 +312,7 @@ def _check_clashes(jobs: list[Job], kernel: Path | None, keep_extension: bool) -
     read = {os.path.realpath(path) for path in paths if path}
     inodes = {(s.st_dev, s.st_ino) for path in read if (s := _stat(path)) is not None}
     for job in jobs:
-        if isinstance(job.mask, Path) and _same(job.mask, job.image):
+        if isinstance(job.mask, Path) and same_file(job.mask, job.image):
             raise click.UsageError(f"{job.image}: is both the image and its mask")
         for path in job.outputs():
             status = _stat(path)
@@ -325,7 +325,7 @@ def _is_case_blind(folder: Path) -> bool:
     for one in (Path(os.path.abspath(folder)), *Path(os.path.abspath(folder)).parents):
         other = one.with_name(one.name.swapcase()) if one.name else one
         if os.path.exists(one) and other.name != one.name:
-            return _same(one, other)
+            return same_file(one, other)
     return False
 
 
@@ -390,13 +390,6 @@ def _with_fault(job: Job, overwrite: bool) -> Job:
         if os.path.lexists(path) and not overwrite:
             return replace(job, fault=f"{path}: exists; use --overwrite, or another -o")
     return job
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

@@ -179,7 +179,7 @@ def _walk(
             listing.skipped.append(path)
     for name in folders if choice.recursive else ():
         path = folder / name
-        if path.is_symlink() or (choice.out is not None and _same(path, choice.out)):
+        if path.is_symlink() or (choice.out is not None and same_file(path, choice.out)):
             continue  # links are not followed below the folder that was named
         identity = _identity(path)
         if identity not in above:
@@ -225,7 +225,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _same(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder that is there."""
     try:
         return os.path.samefile(one, other)
     except OSError:

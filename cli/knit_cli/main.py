@@ -91,6 +91,18 @@ class WrongPlan(click.ClickException):
     exit_code = USAGE
 
 
+@contextlib.contextmanager
+def recipe_checked() -> Iterator[None]:
+    """A `RecipeError` of the block is a wrong plan."""
+    from knit_cli.render import shown
+    from knitcore.errors import RecipeError
+
+    try:
+        yield
+    except RecipeError as error:
+        raise WrongPlan(shown(error, lines=True)) from None
+
+
 class Stopped(BaseException):
     """A signal asks to end: not an Exception, so that no handler of a bad file swallows it."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from knit_cli.main import USAGE, WrongPlan
+from knit_cli.main import USAGE, recipe_checked
 from knit_cli.render import shown
 from knitcore.errors import RecipeError
 from knitcore.recipe import PRESETS, RECIPES, Recipe, load_recipe, make_recipe, recipe_fields
@@ -62,10 +62,8 @@ def defaults(task: str, preset: str) -> None:
       knit recipe defaults > run.yaml
       knit inpaint cells.tif --mask dust.png --recipe run.yaml
     """
-    try:
+    with recipe_checked():
         fields = recipe_fields(make_recipe(task, preset=preset))
-    except RecipeError as error:
-        raise WrongPlan(shown(error, lines=True)) from None
     for name, value in fields.items():
         field = RECIPES[task].model_fields.get(name)
         if field is not None:
@@ -124,10 +122,8 @@ def info(as_json: bool) -> None:
 
 
 def _load(file: str) -> Recipe:
-    try:
+    with recipe_checked():
         return load_recipe(file)
-    except RecipeError as error:
-        raise WrongPlan(shown(error, lines=True)) from None
 
 
 def _yaml(recipe: Recipe) -> str:

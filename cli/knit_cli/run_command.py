@@ -7,12 +7,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from knit_cli.main import WrongPlan
+from knit_cli.main import recipe_checked
 from knit_cli.options import Option, SectionedCommand, Size
-from knit_cli.render import shown
 from knit_cli.runs import run
 from knit_cli.tasks import BATCH, FILES, OTHERS
-from knitcore.errors import RecipeError
 from knitcore.run_file import RunFile, load_run
 
 
@@ -73,10 +71,8 @@ def run_file(ctx: click.Context, run_yaml: str, inputs: tuple[str, ...], **value
       knit run night.yaml
       knit run night.yaml other_images/ -o other_results/
     """
-    try:
+    with recipe_checked():
         told = load_run(run_yaml, allow_outside=values.pop("allow_outside"))
-    except RecipeError as error:
-        raise WrongPlan(shown(error, lines=True)) from None
     inputs = inputs or tuple(told.source.images)
     if not inputs:
         raise click.UsageError(f"{run_yaml}: names no images; add `source:` or give INPUT")

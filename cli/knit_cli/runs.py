@@ -24,8 +24,17 @@ from knit_cli.jobs import (
     recorded_mask,
     without_helpers,
 )
-from knit_cli.listing import Choice, Listed, list_images, names_from_stdin
-from knit_cli.main import DONE, FAILED, SURROUNDINGS, Stopped, WrongPlan, shielded, signals
+from knit_cli.listing import Choice, Listed, list_images, names_from_stdin, same_file
+from knit_cli.main import (
+    DONE,
+    FAILED,
+    SURROUNDINGS,
+    Stopped,
+    WrongPlan,
+    recipe_checked,
+    shielded,
+    signals,
+)
 from knit_cli.options import given_fields
 from knit_cli.places import STATE, Leftovers, locked, state_of
 from knit_cli.render import Terminal, result_line, shown
@@ -41,7 +50,7 @@ from knit_cli.work import (
     warm,
     work_on,
 )
-from knitcore.errors import Cancelled, DeviceError, FileError, RecipeError
+from knitcore.errors import Cancelled, DeviceError, FileError
 from knitcore.events import Event, Note, Progress
 from knitcore.files import file_hash
 from knitcore.recipe import Inpaint, Recipe, SuperResolve, make_recipe, override_recipe, with_fields
@@ -75,10 +84,8 @@ def run(
             raise click.UsageError("no names on stdin")
         values = {**values, "many": True}
         inputs = tuple(name for text in inputs for name in (named if text == "-" else [text]))
-    try:
+    with recipe_checked():
         plan = _prepare(task, inputs, values, terminal, recipe)
-    except RecipeError as error:
-        raise WrongPlan(shown(error, lines=True)) from None
     shared = values["jobs"] > 1 and any(may_split(job) for job in plan.jobs)
     cluster = values["dask"] or values["dask_local"]
     if cluster and plan.stdout:
@@ -387,7 +394,7 @@ def _prepare(
     if values["shard"]:
         jobs, names = _shard(jobs, names, values["shard"])
     folder = Path(out) if out and many else None
-    if folder is not None and any(_is_same(folder, one) for one in folders):
+    if folder is not None and any(same_file(folder, one) for one in folders):
         terminal.say("Note", f"-o {out} is an input folder: results lie beside their images")
     if folder is None:
         parents = [os.path.abspath(job.output.parent) for job in jobs] or [os.curdir]
@@ -395,13 +402,6 @@ def _prepare(
     else:
         home = folder
     return Plan(recipe, jobs, names, many, home, folder, record, kernel)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
 
 
 def _shard(
