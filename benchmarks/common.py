@@ -226,6 +226,15 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[Any, dict[str, floa
     }
 
 
+def seconds_a_step(run: Callable[[int], float], steps: int, begin: int = 1) -> float:
+    """Seconds a step of a fit takes: of two runs the difference, which leaves out start and end.
+
+    `run` makes so many steps and returns how many seconds it took.
+    """
+    first = run(begin)
+    return (run(begin + steps) - first) / steps
+
+
 def mean_of(rows: Iterable[dict[str, str]], name: str) -> float:
     """Mean of a column over the rows that have it; NaN if none."""
     numbers = [float(row[name]) for row in rows if row[name] != ""]

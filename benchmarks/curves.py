@@ -50,6 +50,7 @@ POINTS = {
 }
 FIELDS = ["task", "method", "side", "steps", "seconds", "psnr"]
 PICTURES = 60  # scored in a run
+FIRST = 0.05  # seconds: a picture before is that of a start, not of a fit
 
 
 class Case:
@@ -126,7 +127,9 @@ def follow(
         seconds += time.process_time() - start
         if isinstance(event, Preview):
             picture[event.box] = event.values
-            if seconds - told > 0.02 * seconds:  # evenly on the logarithmic axis
+            if (
+                seconds > FIRST and seconds - told > 0.02 * seconds
+            ):  # evenly on the logarithmic axis
                 points.append((seconds, score(picture)))
                 told = seconds
 

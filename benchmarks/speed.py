@@ -1,18 +1,19 @@
-"""Seconds a hole for `fast`, and how many times as long `paper` would take.
+"""Seconds a hole for `fast`, and how many times as long `paper` and deep image prior would take.
 
     python benchmarks/speed.py --data FOLDER [--threads 2]
 
-One 256x256 image (Set5 butterfly), all its holes; `paper` is timed over 20 steps and multiplied.
+One 256x256 image (Set5 butterfly), all its holes; the others are timed over 20 steps and multiplied.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, add_data_option, data_folder, machine, say, table
+from common import RESULTS, add_data_option, data_folder, machine, say, seconds_a_step, table
 from PIL import Image
 
 IMAGE = "set5/butterfly.png"
@@ -24,7 +25,7 @@ def main() -> None:
     add_data_option(parser)
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-paper", action="store_true", help="time `fast` only")
+    parser.add_argument("--no-paper", action="store_true", help="time `fast` alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed.md")
     options = parser.parse_args()
     data = data_folder(parser, options.data, IMAGE)
@@ -32,6 +33,7 @@ def main() -> None:
     import torch
 
     import knitcore
+    from knitcore.baselines import deep_image_prior as dip
     from knitcore.recipe import make_recipe
 
     if options.threads:
@@ -72,16 +74,29 @@ Median: **{median:.1f} s**.
         y, x, height, width = holes["2"][0]
         mask = np.zeros(image.shape[:2], bool)
         mask[y : y + height, x : x + width] = True
-        steps = make_recipe(preset="paper").steps
-        # the difference leaves out start and rendering
-        begin = seconds(mask, preset="paper", steps=2)
-        step = (seconds(mask, preset="paper", steps=2 + TIMED_STEPS) - begin) / TIMED_STEPS
-        say(f"paper: {step:.2f} s a step")
+
+        def paper(steps: int) -> float:
+            return seconds(mask, preset="paper", steps=steps)
+
+        def prior(steps: int) -> float:
+            start = time.perf_counter()
+            dip.inpaint_deep_image_prior(image, mask, steps=steps, device=options.device)
+            return time.perf_counter() - start
+
+        rows = []
+        for title, run, steps in (
+            ("`paper`", paper, make_recipe(preset="paper").steps),
+            ("deep image prior", prior, dip.STEPS["inpaint"]),
+        ):
+            step = seconds_a_step(run, TIMED_STEPS)
+            say(f"{title}: {step:.2f} s a step")
+            whole = step * steps
+            hours, ratio = f"{whole / 3600:.1f}", f"**{whole / fast['2', 0]:.0f}**"
+            rows.append([title, f"{step:.2f}", str(steps), hours, ratio, f"{whole / median:.0f}"])
         text += f"""
-`paper` on the same image: {step:.2f} s a step over {TIMED_STEPS} steps, {steps} steps: about
-{step * steps / 3600:.1f} hours. That is **{step * steps / fast["2", 0]:.0f} times** `fast` on the
-same hole (2 %, replicate 0), {step * steps / median:.0f} times the median above.
-"""
+On the same image with its 2 % hole, replicate 0, timed over {TIMED_STEPS} steps and multiplied by their articles' numbers of steps:
+
+{table(["", "seconds a step", "steps", "hours", "times `fast`, same hole", "times its median"], rows)}"""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
     print(text)

@@ -1,9 +1,9 @@
-"""Seconds of `denoise` and `super_resolve` on one image, beside BM3D and the article's settings.
+"""Seconds of `denoise` and `super_resolve`, beside BM3D, the article's settings and deep image prior.
 
     python benchmarks/speed_denoise_sr.py --data FOLDER [--threads 2]
 
-One 256x256 image (Set5 butterfly): noise of 10, 20 and 40, and factor 2. `paper` is timed over a few steps and
-multiplied.
+One 256x256 image (Set5 butterfly): noise of 10, 20 and 40, and factor 2. the learned peers are
+timed over a few steps and multiplied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, add_data_option, data_folder, machine, read_pixels, say, table
+from common import (
+    RESULTS,
+    add_data_option,
+    data_folder,
+    machine,
+    read_pixels,
+    say,
+    seconds_a_step,
+    table,
+)
 from denoising import add_noise, denoise_bm3d
 
 IMAGE = "set5/butterfly.png"
@@ -29,7 +38,12 @@ def main() -> None:
     add_data_option(parser)
     parser.add_argument("--threads", type=int, help="threads of torch and BM3D (default: theirs)")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--paper-steps", type=int, default=4, help="timed steps; 0: none")
+    parser.add_argument(
+        "--paper-steps",
+        type=int,
+        default=4,
+        help="timed steps, of deep image prior ten times as many; 0: none",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "speed_denoise_sr.md")
     options = parser.parse_args()
     data = data_folder(parser, options.data, IMAGE)
@@ -39,6 +53,7 @@ def main() -> None:
     import torch
 
     import knitcore
+    from knitcore.baselines import deep_image_prior as dip
     from knitcore.recipe import make_recipe
 
     if options.threads:
@@ -90,25 +105,37 @@ turn, runs: {options.runs}. Noise of {SIGMA} grey levels if not said; ×2 makes 
 
 {table(["`fast`", "median", "range", "of BM3D"], rows)}"""
     if options.paper_steps:
-        rows = []
-        for title, task, name, fast in (
-            ("denoise", denoise, "denoise", "denoise, sigma not given"),
-            ("super-resolve ×2", enlarge, "super-resolve", "super-resolve ×2, blind"),
-        ):
-            steps = make_recipe(name, preset="paper").steps
-            # the difference leaves out start and rendering
-            begin = task(preset="paper", steps=1)
-            step = (
-                task(preset="paper", steps=1 + options.paper_steps) - begin
-            ) / options.paper_steps
-            say(f"{title}, paper: {step:.2f} s a step")
-            whole = step * steps
-            ratio = f"**{whole / median[fast]:.0f}**"
-            rows.append([title, f"{step:.2f}", str(steps), f"{whole / 3600:.1f}", ratio])
-        text += f"""
-The article's settings on the same image, timed over a few steps ({options.paper_steps}) and multiplied:
+        noisy = add_noise(clean, SIGMA, 0)
 
-{table(["`paper`", "seconds a step", "steps", "hours", "times `fast`"], rows)}"""
+        def seconds_of(restore: Callable[..., object]) -> float:
+            start = time.perf_counter()
+            restore()
+            return time.perf_counter() - start
+
+        runs: dict[tuple[str, str], Callable[[int], float]] = {
+            ("denoise", "`paper`"): lambda n: denoise(preset="paper", steps=n),
+            ("denoise", "deep image prior"): lambda n: seconds_of(
+                partial(dip.denoise_deep_image_prior, noisy, steps=n)
+            ),
+            ("super-resolve", "`paper`"): lambda n: enlarge(preset="paper", steps=n),
+            ("super-resolve", "deep image prior"): lambda n: seconds_of(
+                partial(dip.super_resolve_deep_image_prior, clean, 2, steps=n)
+            ),
+        }
+        fast = {"denoise": "denoise, sigma not given", "super-resolve": "super-resolve ×2, blind"}
+        rows = []
+        for (task, title), run in runs.items():
+            paper = title == "`paper`"
+            steps = make_recipe(task, preset="paper").steps if paper else dip.STEPS[task]
+            step = seconds_a_step(run, options.paper_steps if paper else 10 * options.paper_steps)
+            say(f"{task}, {title}: {step:.2f} s a step")
+            whole = step * steps
+            ratio = f"**{whole / median[fast[task]]:.0f}**"
+            rows.append([task, title, f"{step:.2f}", str(steps), f"{whole / 3600:.1f}", ratio])
+        text += f"""
+On the same image, timed over a few steps and multiplied by their articles' numbers of steps:
+
+{table(["", "", "seconds a step", "steps", "hours", "times `fast`"], rows)}"""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
     print(text)

@@ -49,8 +49,9 @@ from knitcore.noise_model import Denoised, Noise, given_noise, grey_step, is_noi
 from knitcore.posterior import patch_side, posterior_steps
 from knitcore.recipe import Denoise
 
+S = TypeVar("S")
 T = TypeVar("T")
-CoarseSteps = Alongside[tuple[float, float], torch.Tensor]
+CoarseSteps = Alongside[tuple[float, float], list[torch.Tensor]]
 
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
 RAISED = 3.0  # and its neighbours rise less than by this: those of a point of light do not
@@ -370,24 +371,25 @@ def _noisy_steps(
     # what is seen is picture and noise
     strong = contrast(y, mine) - 1 <= WEAK
     longer = 1 if strong else LONGER
-    fit = pilot_steps(around, mine, recipe, key, check=not given, longer=longer)
-    clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
-    del fit, around
-    if not given and not is_noise(units(mine), flat, quantum):
-        none = replace(units(mine), kind="none")
-        return Denoised(grey(y), grey(y), none, "none", notes)
-    yield Stage(0.3, "predict", values=grey(clean))
     passes = PASSES if recipe.passes is None else recipe.passes
     coarse: list[tuple[torch.Tensor, float]] = []
-    colours = bool(C > 1 and recipe.colour_patches and not any(mine.gain))
-    done, last = 0.3, COLOUR_TIME if colours else 1.0
-    variance = clean if passes else mine.variance(clean)  # until a pass tells it
-    begun = None
     with ExitStack() as at_end:
-        if beside and passes > 1:
-            begun = _begin_coarse(y, clean, mine, hidden, recipe, key)
-        if begun is not None:
-            at_end.callback(begun.close)
+        begun, told = None, mine
+        if beside and strong and passes > 1:
+            begun = _begin_coarse(at_end, y, mine, hidden, recipe, key)
+        fit = pilot_steps(around, mine, recipe, key, check=not given, longer=longer)
+        clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
+        del fit, around
+        if not given and not is_noise(units(mine), flat, quantum):
+            none = replace(units(mine), kind="none")
+            return Denoised(grey(y), grey(y), none, "none", notes)
+        yield Stage(0.3, "predict", values=grey(clean))
+        if begun is not None and mine != told:  # the noise is weaker than it was taken for
+            begun.close()
+            begun = _begin_coarse(at_end, y, mine, hidden, recipe, key)
+        colours = bool(C > 1 and recipe.colour_patches and not any(mine.gain))
+        done, last = 0.3, COLOUR_TIME if colours else 1.0
+        variance = clean if passes else mine.variance(clean)  # until a pass tells it
         for k in range(passes):
             text = f"patch posteriors {k + 1} of {passes}"
             until = 0.3 + (last - 0.3) * (k + 1) / passes
@@ -401,12 +403,15 @@ def _noisy_steps(
             twofold = strong and k == passes - 1 and recipe.passes is None
             pause = until - EDGE_TIME * (until - done) if twofold else until
             steps = posterior_steps(y, pilot, mine, recipe, group)
+            broad = _larger_steps(y, pilot, mine, recipe, group)
+            if twofold and beside:
+                broad = _begin(at_end, broad).wait()
             clean, variance = yield from _staged(steps, done, pause, text)
             if twofold:
                 edges = edge_share(clean, variance, mine)
-                steps = _edges_and_texture(y, pilot, clean, edges, mine, recipe, group, beside)
+                steps = _edges_and_texture(y, clean, edges, mine, recipe, group, broad)
                 clean, variance = yield from _staged(steps, pause, until, "edges and texture")
-            del pilot
+            del pilot, broad
             done = until
             if k == 0 and recipe.blind_spot == "auto" and len(hidden) == 1:
                 found = _left_line(y, clean, mine, draw)
@@ -458,31 +463,28 @@ def _noisy_steps(
     return Denoised(grey(clean), std.cpu().numpy(), units(mine), name, notes)
 
 
+def _larger_steps(
+    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
+) -> Generator[float | None, None, tuple[torch.Tensor, torch.Tensor]]:
+    """A pass with larger patches."""
+    larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
+    return (yield from posterior_steps(noisy, pilot, noise, larger, group))
+
+
 def _edges_and_texture(
     noisy: torch.Tensor,
-    pilot: torch.Tensor,
     clean: torch.Tensor,
     edges: torch.Tensor,
     noise: Noise,
     recipe: Denoise,
     group: int,
-    beside: bool,
+    broad: Generator[float | None, None, tuple[torch.Tensor, torch.Tensor]],
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
-    """Another pass for `clean` where `edges` are; larger patches elsewhere."""
-    larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
+    """Another pass for `clean` where `edges` are; what `broad` finds with larger patches elsewhere."""
     again = posterior_steps(noisy, clean, noise, recipe, group)
-    anew = posterior_steps(noisy, pilot, noise, larger, group)
-    if beside:
-        begun = Alongside(again)
-        try:
-            broad = yield from anew
-            sharp = yield from relayed(begun.wait(), lambda _: 1.0)
-        finally:
-            begun.close()
-    else:
-        sharp = yield from relayed(again, lambda part: part / 3)
-        broad = yield from relayed(anew, lambda part: (1 + 2 * part) / 3)
-    return broad[0].lerp_(sharp[0], edges), broad[1].lerp_(sharp[1], edges)
+    sharp = yield from relayed(again, lambda part: part / 3)
+    found = yield from relayed(broad, lambda part: (1 + 2 * (part or 0.0)) / 3)
+    return found[0].lerp_(sharp[0], edges), found[1].lerp_(sharp[1], edges)
 
 
 def _colours_again(
@@ -519,19 +521,29 @@ def _coarse_factors(noisy: torch.Tensor, noise: Noise, recipe: Denoise) -> list[
     return [factor for factor in recipe.coarse if min(noisy.shape[-2:]) / factor >= LEAST_SIDE]
 
 
+def _begin(at_end: ExitStack, steps: Generator[S, None, T]) -> Alongside[S, T]:
+    begun = Alongside(steps)
+    at_end.callback(begun.close)
+    return begun
+
+
 def _begin_coarse(
+    at_end: ExitStack,
     noisy: torch.Tensor,
-    clean: torch.Tensor,
     noise: Noise,
     hidden: set[tuple[int, int]],
     recipe: Denoise,
     key: str,
 ) -> CoarseSteps | None:
-    """The finest of the coarse images, beside the first pass: most of their time is its."""
-    factors = _coarse_factors(noisy, noise, recipe)
-    if not coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise)):
+    factors = _ahead(_coarse_factors(noisy, noise, recipe)) if recipe.coarse_weight else []
+    if not factors:
         return None
-    return Alongside(_coarse_steps(noisy, factors[0], noise, hidden, recipe, key))
+    return _begin(at_end, _coarse_steps(noisy, factors, noise, hidden, recipe, key))
+
+
+def _ahead(factors: list[float]) -> list[float]:
+    """The coarse images that are worked on beside pilot and first pass, which take as long."""
+    return factors[:-1] or factors
 
 
 def _coarse_images(
@@ -545,48 +557,51 @@ def _coarse_images(
 ) -> Generator[tuple[float, float], None, list[tuple[torch.Tensor, float]]]:
     """The image denoised at lower resolutions, each with the share it is to have in the result.
 
-    The finest is waited for if it was begun.
+    What was begun is waited for.
     """
     factors = _coarse_factors(noisy, noise, recipe)
     shares = coarse_shares(recipe.coarse_weight, len(factors), contrast(clean, noise))
-    found: dict[float, torch.Tensor] = {}
+    if not shares:
+        if begun is not None:
+            begun.close()
+        return []
+    ahead = _ahead(factors) if begun is not None else []
     # what was begun comes last: there is something else to do meanwhile
-    order = factors[0 if begun is None else 1 : len(shares)]
-    for number, factor in enumerate(order):
-        steps = _coarse_steps(noisy, factor, noise, hidden, recipe, key)
-        found[factor] = yield from relayed(steps, partial(_part_done, number, len(shares)))
-    if begun is not None and not shares:
-        begun.close()
-    elif begun is not None:
-        told = partial(_part_done, len(order), len(shares))
-        waiting = relayed(begun.wait(), lambda at: told(at if at is not None else 0.0))
-        found[factors[0]] = yield from waiting
-    return [(found[factor], share) for factor, share in zip(factors, shares, strict=False)]
+    steps = _coarse_steps(noisy, factors[len(ahead) :], noise, hidden, recipe, key)
+    found = yield from relayed(steps, partial(_part_done, 0, 2 if ahead else 1))
+    if begun is not None:
+        waiting = relayed(begun.wait(), lambda at: _part_done(1, 2, 0.0 if at is None else at))
+        found = (yield from waiting) + found
+    return list(zip(found, shares, strict=True))
 
 
 def _coarse_steps(
     noisy: torch.Tensor,
-    factor: float,
+    factors: list[float],
     noise: Noise,
     hidden: set[tuple[int, int]],
     recipe: Denoise,
     key: str,
-) -> Generator[tuple[float, float], None, torch.Tensor]:
-    """The image denoised at one lower resolution.
+) -> Generator[tuple[float, float], None, list[torch.Tensor]]:
+    """The image denoised at lower resolutions.
 
-    It has a pilot and passes of its own: what only refines the full image is of less help.
+    Each has a pilot and passes of its own: what only refines the full image is of less help.
     """
-    small, parts = shrink(noisy, factor), PASSES + 1
-    gain = gain_of((noisy.shape[-2], noisy.shape[-1]), (small.shape[-2], small.shape[-1]))
-    # in units in which the noise is as strong as on the full image
-    small, own = small.mul_(gain), noise_at(noise, gain)
-    around, name = surround(small, hidden), f"{key} 1/{factor:g}"
-    fit = pilot_steps(around, own, recipe, name, check=False)
-    result, _ = yield from relayed(fit, partial(_part_done, 0, parts))
-    for k in range(1, parts):
-        steps = posterior_steps(small, result, own, recipe, _group(recipe, len(noisy), k - 1))
-        result, _ = yield from relayed(steps, partial(_part_done, k, parts))
-    return result.div_(gain)
+    results, parts = [], len(factors) * (PASSES + 1)
+    for number, factor in enumerate(factors):
+        over = number * (PASSES + 1)
+        small = shrink(noisy, factor)
+        gain = gain_of((noisy.shape[-2], noisy.shape[-1]), (small.shape[-2], small.shape[-1]))
+        # in units in which the noise is as strong as on the full image
+        small, own = small.mul_(gain), noise_at(noise, gain)
+        around, name = surround(small, hidden), f"{key} 1/{factor:g}"
+        fit = pilot_steps(around, own, recipe, name, check=False)
+        result, _ = yield from relayed(fit, partial(_part_done, over, parts))
+        for k in range(PASSES):
+            steps = posterior_steps(small, result, own, recipe, _group(recipe, len(noisy), k))
+            result, _ = yield from relayed(steps, partial(_part_done, over + 1 + k, parts))
+        results.append(result.div_(gain))
+    return results
 
 
 def _part_done(over: int, parts: int, at: float | tuple[float, float]) -> tuple[float, float]:
