@@ -51,6 +51,7 @@ from knitcore.recipe import Denoise
 
 S = TypeVar("S")
 T = TypeVar("T")
+PassSteps = Generator[float | None, None, tuple[torch.Tensor, torch.Tensor]]
 CoarseSteps = Alongside[tuple[float, float], list[torch.Tensor]]
 
 LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defect
@@ -432,7 +433,7 @@ def _noisy_steps(
     del coarse
     if colours:
         yield Stage(done, "colours", values=grey(clean))
-        refining = _colours_again(y, clean, mine, recipe)
+        refining = _colours_again(y, clean, mine, recipe, beside)
         clean = yield from _staged(refining, done, 1.0, "colours")
     some = slice(None, None, max(1, y[0].numel() // 1_000_000))
     left, level = (v.reshape(C, -1)[:, some] for v in (y, clean))
@@ -465,7 +466,7 @@ def _noisy_steps(
 
 def _larger_steps(
     noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
-) -> Generator[float | None, None, tuple[torch.Tensor, torch.Tensor]]:
+) -> PassSteps:
     """A pass with larger patches."""
     larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
     return (yield from posterior_steps(noisy, pilot, noise, larger, group))
@@ -478,7 +479,7 @@ def _edges_and_texture(
     noise: Noise,
     recipe: Denoise,
     group: int,
-    broad: Generator[float | None, None, tuple[torch.Tensor, torch.Tensor]],
+    broad: PassSteps,
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
     """Another pass for `clean` where `edges` are; what `broad` finds with larger patches elsewhere."""
     again = posterior_steps(noisy, clean, noise, recipe, group)
@@ -488,7 +489,7 @@ def _edges_and_texture(
 
 
 def _colours_again(
-    noisy: torch.Tensor, clean: torch.Tensor, noise: Noise, recipe: Denoise
+    noisy: torch.Tensor, clean: torch.Tensor, noise: Noise, recipe: Denoise, beside: bool
 ) -> Generator[tuple[float, float], None, torch.Tensor]:
     """Further passes on the differences of channels: less is in them than in the brightness.
 
@@ -504,12 +505,20 @@ def _colours_again(
     seen, pilot = (torch.einsum("kc,c...->k...", turn, v) for v in (noisy, clean))
     strength = (sum(noise.offset) / C,) * (C - 1)
     theirs = replace(noise.of(list(range(1, C))), offset=strength, floor=strength)
-    total, sides = pilot[1:].clone(), recipe.colour_patches
-    for number, side in enumerate(sides):
-        with_side = recipe.model_copy(update={"patch": side})
-        steps = posterior_steps(seen[1:], pilot[1:], theirs, with_side, _group(recipe, C, 1))
-        found, _ = yield from relayed(steps, partial(_part_done, number, len(sides)))
-        total += found
+    sides, group = recipe.colour_patches, _group(recipe, C, 1)
+    passes: list[PassSteps] = [
+        posterior_steps(
+            seen[1:], pilot[1:], theirs, recipe.model_copy(update={"patch": side}), group
+        )
+        for side in sides
+    ]
+    with ExitStack() as at_end:
+        if beside and len(passes) > 1:  # the last one takes as long as the others
+            passes[-1] = _begin(at_end, passes[-1]).wait()
+        total = pilot[1:].clone()
+        for number, steps in enumerate(passes):
+            found, _ = yield from relayed(steps, partial(_part_done, number, len(sides)))
+            total += found
     pilot[1:] = total.div_(len(sides) + 1)
     return torch.einsum("kc,k...->c...", turn, pilot)
 
@@ -570,8 +579,7 @@ def _coarse_images(
     steps = _coarse_steps(noisy, factors[len(ahead) :], noise, hidden, recipe, key)
     found = yield from relayed(steps, partial(_part_done, 0, 2 if ahead else 1))
     if begun is not None:
-        waiting = relayed(begun.wait(), lambda at: _part_done(1, 2, 0.0 if at is None else at))
-        found = (yield from waiting) + found
+        found = (yield from relayed(begun.wait(), partial(_part_done, 1, 2))) + found
     return list(zip(found, shares, strict=True))
 
 
@@ -604,9 +612,11 @@ def _coarse_steps(
     return results
 
 
-def _part_done(over: int, parts: int, at: float | tuple[float, float]) -> tuple[float, float]:
+def _part_done(
+    over: int, parts: int, at: float | tuple[float, float] | None
+) -> tuple[float, float]:
     """Share of all parts that is done, and the loss, if the part under way has one."""
-    share, loss = at if isinstance(at, tuple) else (at, math.nan)
+    share, loss = at if isinstance(at, tuple) else (at or 0.0, math.nan)
     return (over + share) / parts, loss
 
 
