@@ -231,6 +231,7 @@ def seconds_a_step(run: Callable[[int], float], steps: int, begin: int = 1) -> f
 
     `run` makes so many steps and returns how many seconds it took.
     """
+    run(begin)  # first use is slow
     first = run(begin)
     return (run(begin + steps) - first) / steps
 

@@ -127,9 +127,8 @@ def follow(
         seconds += time.process_time() - start
         if isinstance(event, Preview):
             picture[event.box] = event.values
-            if (
-                seconds > FIRST and seconds - told > 0.02 * seconds
-            ):  # evenly on the logarithmic axis
+            # evenly on the logarithmic axis
+            if seconds > FIRST and seconds - told > 0.02 * seconds:
                 points.append((seconds, score(picture)))
                 told = seconds
 

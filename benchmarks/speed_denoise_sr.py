@@ -2,7 +2,7 @@
 
     python benchmarks/speed_denoise_sr.py --data FOLDER [--threads 2]
 
-One 256x256 image (Set5 butterfly): noise of 10, 20 and 40, and factor 2. the learned peers are
+One 256x256 image (Set5 butterfly): noise of 10, 20 and 40, and factor 2. The learned peers are
 timed over a few steps and multiplied.
 """
 

@@ -430,7 +430,7 @@ def _noisy_steps(
             if k + 1 < passes:
                 yield Stage(done, text, values=grey(clean))
     clean = mix(clean, coarse, AFTER)
-    del coarse
+    del coarse, begun
     if colours:
         yield Stage(done, "colours", values=grey(clean))
         refining = _colours_again(y, clean, mine, recipe, beside)
@@ -544,6 +544,7 @@ def _begin_coarse(
     recipe: Denoise,
     key: str,
 ) -> CoarseSteps | None:
+    """Coarse images beside whatever comes next, if there are any."""
     factors = _ahead(_coarse_factors(noisy, noise, recipe)) if recipe.coarse_weight else []
     if not factors:
         return None

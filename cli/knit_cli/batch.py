@@ -97,7 +97,7 @@ def files_at_a_time(recipe: Recipe, files: int, workers: int) -> int:
 
 
 def portions(tasks: list[FileTask], workers: int) -> list[list[FileTask]]:
-    """The last files, evenly for all workers: of a run that goes on, they may be all there is.
+    """A few files, evenly for all workers.
 
     Parameters
     ----------
@@ -313,6 +313,7 @@ class _Batch:
         if not (values["timeout"] or values["max_memory"] or self.cluster):
             size = files_at_a_time(self.plan.recipe, len(self.plan.jobs), self.workers)
         held: list[FileTask] = []
+        given = False
         for task in tasks:
             if size == 1 or task.part is not None or is_zarr(task.job.image):
                 yield task
@@ -320,9 +321,10 @@ class _Batch:
             held.append(task)
             if len(held) == size:
                 yield Together(tuple(held))
-                held = []
+                held, given = [], True
         if not (signals.count or self.abort):
-            for some in portions(held, self.workers):
+            # of a run that goes on, they may be all there is; else each worker has had its share
+            for some in [held] if given and held else portions(held, self.workers):
                 yield Together(tuple(some)) if len(some) > 1 else some[0]
 
     def _few(self) -> bool:

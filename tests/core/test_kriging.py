@@ -1,9 +1,14 @@
 """Kriging and harmonic fill: exact where the answer is known, calibrated where it is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from skimage import data as pictures
 
+import knitcore as knit
+from knitcore import kriging
 from knitcore.harmonic import harmonic_fill
 from knitcore.kriging import (
     Variogram,
@@ -46,6 +51,49 @@ def test_kriging_returns_a_known_point_exactly():
     mean, sd = krige(np.array([[1.0, 2.0, 5.0]]), points, points, model)
     np.testing.assert_allclose(mean[0], [1, 2, 5], atol=1e-4)
     assert sd.max() < 1e-2
+
+
+def test_the_variance_about_a_single_point_is_twice_the_variogram():
+    model = Variogram(0.0, ((np.eye(2), (1.5, 0.0), 1.0),), np.ones(1))
+    targets = np.array([[0, 60], [0, 61], [80, 0]])
+    mean, sd = krige(np.array([[4.0]]), np.array([[0, 0]]), targets, model)
+    np.testing.assert_allclose(mean[0], 4)
+    np.testing.assert_allclose(sd[0] ** 2, 2 * np.array([60.0, 61.0, 80.0]) ** 1.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("radius", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("step", [0.05, 0.3, 1.0])
+def test_a_quick_solve_is_that_of_the_bordered_system(power, radius, step):
+    """Pixels close together under a smooth variogram, too, for which no sill is high enough."""
+    metric = np.diag([step, 1.0])
+    model = Variogram(0.0, ((metric, (power, radius), 1.0),), np.ones(1))
+    rng = np.random.default_rng(0)
+    for points in (
+        np.array([[y, 0] for y in range(9)]),
+        np.argwhere(hole_in((1, 24, 24), slice(6, 18), slice(6, 18))[0]),
+    ):
+        targets = np.array([[9, 9], [11, 8], [3, 30]])
+        values = rng.normal(size=(2, len(points))).cumsum(1) / 3
+        gamma = kriging.lag_table(points, targets, model)
+        slow = kriging._solve_bordered(gamma(points, points), gamma(points, targets), values)
+        mean, sd = krige(values, points, targets, replace(model, channel_scale=np.ones(2)))
+        np.testing.assert_allclose(
+            mean, (slow[1] + gamma(targets, points) @ slow[0]).T, rtol=1e-4, atol=1e-4
+        )
+        np.testing.assert_allclose(sd[0] ** 2, slow[2].clip(0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [10, 22, 31])
+def test_a_few_known_pixels_close_together_do_for_a_fill(seed):
+    rng = np.random.default_rng(seed)
+    image = gaussian_filter(rng.normal(size=(40, 40)), (8, 2)).astype(np.float32)
+    mask = np.ones(image.shape, bool)
+    mask[12:20, 17] = False
+    close = knit.Image(image, "YX", pixel_size={"Y": 0.05, "X": 1.0})
+    filled = knit.inpaint(close, mask, start_weight=1.0)
+    assert np.isfinite(filled.image).all()
+    assert np.isfinite(filled.std).all()
 
 
 def test_kriging_between_two_points_on_a_line_is_linear():

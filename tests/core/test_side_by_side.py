@@ -187,15 +187,18 @@ def test_held_out_holes_keep_no_more_images_open(monkeypatch: pytest.MonkeyPatch
         assert result.record["validation"]
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
 def test_an_image_for_which_memory_does_not_do_costs_no_other(
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, masks = zip(*(picture(n, holes) for n, holes in enumerate((1, 3, 1))), strict=True)
     inner = inpainting.start_steps
 
     def full(values: np.ndarray, *rest: Any) -> Any:
         if values.shape[-1] == images[1].shape[-1]:
-            raise MemoryError
+            raise error
         return (yield from inner(values, *rest))
 
     monkeypatch.setattr(inpainting, "start_steps", full)
