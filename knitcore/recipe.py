@@ -231,8 +231,8 @@ class Inpaint(Recipe):
     task: Literal["inpaint"] = Field("inpaint", description="The task this recipe is for.")
     preset: Literal["fast", "quality", "paper"] = Field(
         "fast",
-        description="'fast' fits the region round each hole; 'quality' takes several times as long for a "
-        "fill nearer to the truth; 'paper' follows the article "
+        description="'fast' fits the region round each hole; 'quality' asks look-alike patches, too, which helps "
+        "where the image repeats, and takes ten times as long; 'paper' follows the article "
         "equation by equation on the whole image (hours on a CPU).",
     )
 
