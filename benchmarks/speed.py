@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, add_data_option, data_folder, machine, say, seconds_a_step, table
+from common import RESULTS, add_data_option, data_folder, machine, say, seconds_a_step, table, timed
 from PIL import Image
 
 IMAGE = "set5/butterfly.png"
@@ -79,9 +79,8 @@ Median: **{median:.1f} s**.
             return seconds(mask, preset="paper", steps=steps)
 
         def prior(steps: int) -> float:
-            start = time.perf_counter()
-            dip.inpaint_deep_image_prior(image, mask, steps=steps, device=options.device)
-            return time.perf_counter() - start
+            fields = {"steps": steps, "device": options.device}
+            return timed(partial(dip.inpaint_deep_image_prior, image, mask, **fields))[1]["seconds"]
 
         rows = []
         for title, run, steps in (

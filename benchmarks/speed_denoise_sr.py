@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from common import (
     say,
     seconds_a_step,
     table,
+    timed,
 )
 from denoising import add_noise, denoise_bm3d
 
@@ -71,9 +71,7 @@ def main() -> None:
         return knitcore.super_resolve(clean, 2, axes="YXS", **fields).record["seconds"]["total"]
 
     def bm3d() -> float:
-        noisy, start = add_noise(clean, SIGMA, 0), time.perf_counter()
-        denoise_bm3d(noisy, SIGMA)
-        return time.perf_counter() - start
+        return timed(denoise_bm3d, add_noise(clean, SIGMA, 0), SIGMA)[1]["seconds"]
 
     tasks: dict[str, Callable[[], float]] = {
         "denoise, sigma not given": denoise,
@@ -107,20 +105,15 @@ turn, runs: {options.runs}. Noise of {SIGMA} grey levels if not said; ×2 makes 
     if options.paper_steps:
         noisy = add_noise(clean, SIGMA, 0)
 
-        def seconds_of(restore: Callable[..., object]) -> float:
-            start = time.perf_counter()
-            restore()
-            return time.perf_counter() - start
-
         runs: dict[tuple[str, str], Callable[[int], float]] = {
             ("denoise", "`paper`"): lambda n: denoise(preset="paper", steps=n),
-            ("denoise", "deep image prior"): lambda n: seconds_of(
+            ("denoise", "deep image prior"): lambda n: timed(
                 partial(dip.denoise_deep_image_prior, noisy, steps=n)
-            ),
+            )[1]["seconds"],
             ("super-resolve", "`paper`"): lambda n: enlarge(preset="paper", steps=n),
-            ("super-resolve", "deep image prior"): lambda n: seconds_of(
+            ("super-resolve", "deep image prior"): lambda n: timed(
                 partial(dip.super_resolve_deep_image_prior, clean, 2, steps=n)
-            ),
+            )[1]["seconds"],
         }
         fast = {"denoise": "denoise, sigma not given", "super-resolve": "super-resolve ×2, blind"}
         rows = []

@@ -324,7 +324,7 @@ class _Batch:
                 held, given = [], True
         if not (signals.count or self.abort):
             # of a run that goes on, they may be all there is; else each worker has had its share
-            for some in [held] if given and held else portions(held, self.workers):
+            for some in portions(held, 1 if given else self.workers):
                 yield Together(tuple(some)) if len(some) > 1 else some[0]
 
     def _few(self) -> bool:
