@@ -67,6 +67,7 @@ COARSE_TIME = 0.6  # of the last pass and the coarse scales before it
 EDGE_TIME = 0.4  # of what follows the coarse scales
 COLOUR_TIME = 0.7  # share of all that is over when the passes on colours begin
 AFTER = 0.5  # share of the coarse images in the result over that in the last pass's pilot
+GROUP = 48  # similar patches
 LATER_GROUP = 2 / 3  # group size of the later passes, whose pilot is better, over the first one's
 
 
@@ -400,7 +401,7 @@ def _noisy_steps(
                 coarse = yield from _staged(finding, done, pause, "denoise at lower resolution")
                 done = pause if coarse else done
                 clean = mix(clean, coarse)
-            pilot, group = clean, _group(recipe, C, k)
+            pilot, group = clean, _group(recipe, k)
             twofold = strong and k == passes - 1 and recipe.passes is None
             pause = until - EDGE_TIME * (until - done) if twofold else until
             steps = posterior_steps(y, pilot, mine, recipe, group)
@@ -425,7 +426,7 @@ def _noisy_steps(
                     if begun is not None:
                         begun.close()
                     coarse, begun = [], None  # their noise was taken for white
-                    steps = posterior_steps(y, clean, mine, recipe, _group(recipe, C, k))
+                    steps = posterior_steps(y, clean, mine, recipe, _group(recipe, k))
                     clean, variance = yield from _staged(steps, done, done, text)
             if k + 1 < passes:
                 yield Stage(done, text, values=grey(clean))
@@ -505,7 +506,7 @@ def _colours_again(
     seen, pilot = (torch.einsum("kc,c...->k...", turn, v) for v in (noisy, clean))
     strength = (sum(noise.offset) / C,) * (C - 1)
     theirs = replace(noise.of(list(range(1, C))), offset=strength, floor=strength)
-    sides, group = recipe.colour_patches, _group(recipe, C, 1)
+    sides, group = recipe.colour_patches, _group(recipe, 1)
     passes: list[PassSteps] = [
         posterior_steps(
             seen[1:], pilot[1:], theirs, recipe.model_copy(update={"patch": side}), group
@@ -607,7 +608,7 @@ def _coarse_steps(
         fit = pilot_steps(around, own, recipe, name, check=False)
         result, _ = yield from relayed(fit, partial(_part_done, over, parts))
         for k in range(PASSES):
-            steps = posterior_steps(small, result, own, recipe, _group(recipe, len(noisy), k))
+            steps = posterior_steps(small, result, own, recipe, _group(recipe, k))
             result, _ = yield from relayed(steps, partial(_part_done, over + 1 + k, parts))
         results.append(result.div_(gain))
     return results
@@ -621,9 +622,9 @@ def _part_done(
     return (over + share) / parts, loss
 
 
-def _group(recipe: Denoise, channels: int, number: int) -> int:
+def _group(recipe: Denoise, number: int) -> int:
     """Patches in a group of a pass, counted from 0."""
-    group = recipe.group or (64 if channels == 1 else 48)
+    group = recipe.group or GROUP
     return max(4, round(LATER_GROUP * group)) if number else group
 
 

@@ -17,6 +17,8 @@ from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
 
 EVENT_SECONDS = 0.1
+TURNED = 2.0  # a patch that has to be turned or mirrored counts as so many times as far
+BEYOND = 1.5  # so many times what noise explains is no loss yet, where a group's means differ
 TEAM = 4  # so many references a side share one search window
 TEAMS = 32  # searched at once
 
@@ -34,13 +36,25 @@ def reference_starts(length: int, size: int, stride: int) -> torch.Tensor:
     return torch.tensor(starts).view(-1, TEAM)
 
 
+def turned_orders(channels: int, size: int, lined: bool, device: torch.device) -> torch.Tensor:
+    """Order of a patch's numbers in each of its eight positions, (8, D); four where noise has lines."""
+    square = torch.arange(size * size, device=device).view(size, size)
+    squares = [square, square.flip(0), square.flip(1), square.flip(0, 1)]
+    if not lined:
+        squares += [one.T for one in squares]
+    plane = torch.stack([one.reshape(-1) for one in squares])
+    first = torch.arange(channels, device=device) * size * size
+    return (plane[:, None] + first[:, None]).flatten(1)
+
+
 def find_groups(
     table: torch.Tensor,
     square: torch.Tensor,
     reference: torch.Tensor,
     candidate: torch.Tensor,
     group: int,
-) -> torch.Tensor:
+    orders: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The patches nearest to each reference.
 
     Parameters
@@ -51,16 +65,40 @@ def find_groups(
     reference, candidate : Tensor of int, shapes (B, R) and (B, S)
         Rows of the table; each reference of a team is compared with all the team's candidates.
     group : int
+    orders : Tensor of int, shape (F, D), optional
+        Positions a candidate may be turned to, the first its own; see `turned_orders`.
 
     Returns
     -------
-    Tensor of int, shape (B * R, group)
+    rows : Tensor of int, shape (B * R, group)
+        Of the table; the reference is one of them.
+    position : Tensor of int, shape (B * R, group), or None
+        Which order of a row's numbers is near to the reference; None without `orders`.
     """
-    cross = table[reference] @ table[candidate].transpose(1, 2)
-    distance = square[candidate][:, None] - 2 * cross
+    many, position = candidate.shape[1], None
+    if orders is None:
+        cross = table[reference] @ table[candidate].transpose(1, 2)
+        distance = square[candidate][:, None] - 2 * cross
+    else:
+        # to turn the reference back is less work than to turn all candidates
+        turned = table[reference][:, :, orders.argsort(1)]
+        cross = turned.flatten(1, 2) @ table[candidate].transpose(1, 2)
+        distance = cross.view(*turned.shape[:3], many).mul_(-2)
+        distance += square[candidate][:, None, None]
+        distance += square[reference][:, :, None, None]
+        distance.clamp_min_(0)  # of rounding
+        distance[:, :, 1:] *= TURNED
+        distance = distance.flatten(2)
     best = distance.topk(group, 2, largest=False, sorted=False).indices
-    rows = candidate[:, None].expand(-1, reference.shape[1], -1)
-    return rows.gather(2, best).reshape(-1, group)
+    rows = candidate[:, None].expand(-1, reference.shape[1], -1).gather(2, best % many)
+    # in a flat picture all are as near: the reference itself must not be left out
+    missing = (rows != reference[:, :, None]).all(2)
+    rows[..., 0] = torch.where(missing, reference, rows[..., 0])
+    if orders is not None:
+        position = best // many
+        position[..., 0].masked_fill_(missing, 0)
+        position = position.view(-1, group)
+    return rows.view(-1, group), position
 
 
 def group_posterior(
@@ -80,7 +118,7 @@ def group_posterior(
     -------
     estimate : Tensor, shape (G, K, D)
     variance : Tensor, shape (G, D)
-        The same for all patches of a group.
+        In units of the noise's; the same for all patches of a group.
     """
     K, D = pilot.shape[1:]
     mean = pilot.mean(1, keepdim=True)
@@ -94,23 +132,52 @@ def group_posterior(
     # gain = P / (P + 1) for P = x'x / (K - 1): the smaller of the two forms of the inverse. Single
     # precision bears no noise below a thousandth of the structure
     lift = 1 + 1e-6 * (x * x).sum((1, 2))[:, None, None] / (K - 1)
+    lost = _lost(n - x)
+    n = n - lost
     if D <= K:
         eye = torch.eye(D, device=x.device)
         factor = torch.linalg.cholesky_ex(x.transpose(1, 2) @ x / (K - 1) + lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         estimate = n - (n @ root.transpose(1, 2)) @ root * lift
-        variance = 1 - (root * root).sum(1)
     else:
         eye = torch.eye(K, device=x.device)
         factor = torch.linalg.cholesky_ex(x @ x.transpose(1, 2) + (K - 1) * lift * eye)[0]
         root = torch.linalg.solve_triangular(factor, x, upper=False)
         estimate = (n @ root.transpose(1, 2)) @ root
-        variance = (root * root).sum(1)
+    estimate = estimate + lost
     if whiten is not None:
-        estimate = estimate @ whiten[1].T
+        estimate, root = estimate @ whiten[1].T, root @ whiten[1].T
+    variance = (root * root).sum(1)
+    if D <= K:
+        variance = 1 - variance
     # the mean is no better known than by K noisy patches
-    variance = (variance.clamp_min(0) + 1 / K) * s2[:, 0]
+    variance = variance.clamp_min(0) + 1 / K
     return estimate.mul_(scale).add_(mean), variance
+
+
+def _lost(residual: torch.Tensor) -> torch.Tensor:
+    """What a group's pilots lack: its residuals' mean, as far as it is off by more than noise.
+
+    James and Stein 1961; the largest and the least of each number are left out, for one outlier must not
+    be given to all members.
+
+    Parameters
+    ----------
+    residual : Tensor, shape (G, K, D)
+        In units of the noise.
+
+    Returns
+    -------
+    Tensor, shape (G, 1, D)
+    """
+    K, D = residual.shape[1:]
+    if K < 4:
+        return residual.new_zeros(len(residual), 1, D)
+    total = residual.sum(1, keepdim=True)
+    ends = residual.amax(1, keepdim=True) + residual.amin(1, keepdim=True)
+    off = (total - ends) / (K - 2)
+    power = K * (off * off).sum(2, keepdim=True)
+    return off * (1 - BEYOND * D / power.clamp_min(1e-9)).clamp_min(0)
 
 
 def whitening(noise: Noise, channels: int, size: int, device: torch.device) -> torch.Tensor | None:
@@ -174,18 +241,20 @@ def posterior_steps(
     C, Z, Y, X = noisy.shape
     device = noisy.device
     size = min(patch_side(recipe, C), (min(Y, X) + 1) // 2)
+    stride = min(recipe.stride, size)  # or pixels between the patches would have no answer
     whiten = whitening(noise, C, size, device)
-    total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy[:1])
-    spread = torch.zeros_like(noisy)
-    rows, columns = (reference_starts(n, size, recipe.stride).to(device) for n in (Y, X))
-    teams = max(1, recipe.block // (TEAM * recipe.stride))
+    orders = turned_orders(C, size, whiten is not None, device) if recipe.turned else None
+    total, weight = torch.zeros_like(noisy), torch.zeros_like(noisy)
+    count = torch.zeros_like(noisy[:1])
+    rows, columns = (reference_starts(n, size, stride).to(device) for n in (Y, X))
+    teams = max(1, recipe.block // (TEAM * stride))
     pieces = [
         (z, rows[i : i + teams], columns[j : j + teams])
         for z in range(Z)
         for i in range(0, len(rows), teams)
         for j in range(0, len(columns), teams)
     ]
-    side = (TEAM - 1) * recipe.stride + 1 + 2 * recipe.window  # of a team's search window
+    side = (TEAM - 1) * stride + 1 + 2 * recipe.window  # of a team's search window
     reported = time.monotonic()
     for number, (z, ys, xs) in enumerate(pieces):
         reach = []
@@ -200,8 +269,9 @@ def posterior_steps(
         pilots = patch_table(part, size)
         seen = patch_table(noisy[(slice(None), *box)], size)
         table = patch_table(alike(part, noise), size) if any(noise.gain) else pilots
-        # distances are differences of squares: about the mean they lose fewer digits
-        table = table - table.mean(0)
+        # distances are differences of squares: about the channels' means they lose fewer digits
+        level = table.view(len(table), C, -1).mean((0, 2))
+        table = table - level.repeat_interleave(size * size)
         square = (table * table).sum(1)
         ys, xs = ys - box[1].start, xs - box[2].start
         tall, broad = min(side, high), min(side, wide)
@@ -211,31 +281,42 @@ def posterior_steps(
         down = torch.arange(tall, device=device)[:, None] * wide
         window = (plane + down + torch.arange(broad, device=device)).reshape(-1)
         here = (z - box[0].start) * high * wide
-        sums, counts = torch.zeros_like(pilots), pilots.new_zeros(len(pilots), 1 + C)
+        sums, weights = torch.zeros_like(pilots), torch.zeros_like(pilots)
+        counts = pilots.new_zeros(len(pilots))
         many = min(group, len(window))
         all_teams = torch.cartesian_prod(
             torch.arange(len(ys), device=device), torch.arange(len(xs), device=device)
         )
-        for chosen in all_teams.split(TEAMS):
+        for chosen in all_teams.split(TEAMS if orders is None else TEAMS // len(orders)):
             i, j = chosen[:, 0], chosen[:, 1]
             reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
             candidate = (top[i] * wide + left[j])[:, None] + window
-            members = find_groups(table, square, reference + here, candidate, many)
-            estimate, variance = group_posterior(seen[members], pilots[members], noise, whiten)
-            by_channel = variance.reshape(len(variance), C, -1).mean(2)
-            # patches whose mean is better known count for more
-            sure = 1 / by_channel.mean(1, keepdim=True)
+            members, position = find_groups(
+                table, square, reference + here, candidate, many, orders
+            )
+            measured, before = seen[members], pilots[members]
+            if orders is not None:
+                order = orders[position]
+                measured, before = measured.gather(2, order), before.gather(2, order)
+            estimate, variance = group_posterior(measured, before, noise, whiten)
+            # pixels that are better known, of patches whose prior is narrower, count for more
+            sure = (1 / variance)[:, None].expand_as(estimate)
+            told = estimate * sure
+            if orders is not None:
+                back = orders.argsort(1)[position]
+                told, sure = told.gather(2, back), sure.gather(2, back)
             at = members.reshape(-1)
-            sums.index_add_(0, at, (estimate * sure[:, None]).reshape(len(at), -1))
-            tally = torch.cat([sure, by_channel * sure], 1)[:, None]
-            counts.index_add_(0, at, tally.expand(-1, many, -1).reshape(len(at), -1))
+            sums.index_add_(0, at, told.reshape(len(at), -1))
+            weights.index_add_(0, at, sure.reshape(len(at), -1))
+            counts += torch.bincount(at, minlength=len(counts))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
                 yield (number + len(chosen) / len(all_teams)) / len(pieces)
         total[(slice(None), *box)] += _sums(sums, planes, high, wide, size)
-        flat = counts.repeat_interleave(size * size, 1)
-        flat = _sums(flat, planes, high, wide, size)
-        weight[(slice(None), *box)] += flat[:1]
-        spread[(slice(None), *box)] += flat[1:]
+        weight[(slice(None), *box)] += _sums(weights, planes, high, wide, size)
+        flat = counts[:, None].repeat(1, size * size)
+        count[(slice(None), *box)] += _sums(flat, planes, high, wide, size)
     weight.clamp_min_(1e-20)
-    return total.div_(weight), spread.div_(weight)
+    clean = total.div_(weight)
+    # a harmonic mean: weights are inverse variances
+    return clean, noise.variance(clean).mul_(count).div_(weight)

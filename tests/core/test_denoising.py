@@ -185,6 +185,15 @@ def test_a_constant_image_comes_back(value):
     assert "no noise was found" in str(result.record["notes"])
 
 
+@pytest.mark.parametrize("preset", ["fast", "quality"])
+def test_a_padded_image_keeps_its_padding(neuron, preset):
+    """Patches of the padding are all alike, and some were in no group: their pixels came out as the median."""
+    image = noisy(neuron.astype(np.float32)[:96, :128], 60)
+    image[:, 80:] = 500
+    done = knit.denoise(image.astype(np.uint16), 60, preset=preset).image
+    assert abs(done[:, 90:].astype(float) - 500).max() < 10
+
+
 def drawings():
     y, x = np.mgrid[:96, :96]
     yield "checkerboard", ((y // 8 + x // 8) % 2 * 200 + 20).astype(np.uint8)

@@ -141,7 +141,7 @@ def test_the_colours_alone_are_refined_further():
 
 
 @pytest.mark.parametrize("why", ["a single channel", "noise that grows with the signal", "apart"])
-def test_where_there_are_no_colours_quality_is_fast(why):
+def test_where_there_are_no_colours_they_are_not_refined(why):
     shape = (1 if why == "a single channel" else 2, 48, 48)
     noisy = picture(*shape) + noise(shape)
     fields = {"gain": 0.5, "offset": 50.0} if why.startswith("noise") else {"sigma": 10.0}
