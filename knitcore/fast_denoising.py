@@ -663,6 +663,9 @@ def _left_line(
         ]
         parts.append((pairs[0] - pairs[1]) / noise.of([c]).variance(pairs[1][None])[0].sqrt())
     blocks = torch.cat(parts)
+    blocks = blocks[blocks.abs().amax((1, 2)) < KEPT]  # what stands out is no noise
+    if not len(blocks):
+        return noise
     if not 1 / 4 < float((blocks**2).clamp_max(25).mean()) < TAKEN:
         return noise  # what is left over is not the noise
     along = autocorrelation(blocks, torch.ones(len(blocks), dtype=blocks.dtype))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from knitcore.events import Note
 from knitcore.noise_model import Noise, is_noise, line_covariance
@@ -31,6 +32,10 @@ LINE = 0.15  # correlation along a line that is seen before anything is fitted
 DROP = 0.6  # a structure's correlation falls off more slowly than by this factor a lag
 SLIGHT = 0.05  # and in what a first result has left over, where no structure is mistaken for it
 REACH = 3  # longest lag looked at
+RUN, RIM = (
+    3,
+    0.25,
+)  # pixels in a row at the padding's level; share of the blocks that may be its rim
 STILL, DRAWN = 0.02, 0.2  # exactly flat blocks, and correlated others: a drawing
 ALIKE = 1.6  # channels whose variances differ by less share one law
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
@@ -210,6 +215,32 @@ class Levels:
     weight: torch.Tensor
 
 
+def _rim_of_padding(blocks: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
+    """Blocks that lie partly on padding: their step is neither noise nor correlation.
+
+    Parameters
+    ----------
+    blocks : Tensor, shape (N, B, B)
+        Grey levels.
+    still : Tensor of bool, shape (N,)
+        Exactly flat ones.
+
+    Returns
+    -------
+    Tensor of bool, shape (N,)
+        None of them where flat parts are everywhere, as between few photons or the lines of a drawing.
+    """
+    none = torch.zeros_like(still)
+    if not still.any() or blocks.shape[-1] < RUN:
+        return none
+    levels, counts = blocks[still, 0, 0].unique(return_counts=True)
+    padding = torch.isin(blocks, levels[counts >= counts.sum() / 4]).float()[:, None]
+    runs = [F.avg_pool2d(padding, side, 1).flatten(1).amax(1) for side in ((RUN, 1), (1, RUN))]
+    rim = (torch.maximum(*runs) > 1 - 0.5 / RUN) & ~still
+    few = rim.sum() < RIM * len(rim) and (~still & ~rim).sum() >= 4 * LEAST
+    return rim if few else none
+
+
 def read_levels(
     blocks: torch.Tensor,
     along_y: tuple[float, ...] = (1.0,),
@@ -230,7 +261,7 @@ def read_levels(
         Empty where no class shows noise.
     """
     side = blocks.shape[-1]
-    mean = blocks.mean((1, 2))
+    mean, levels = blocks.mean((1, 2)), blocks
     blocks = blocks - mean[:, None, None]
     basis = cosines(side).double()
     coefficients = basis @ blocks @ basis.T
@@ -242,8 +273,8 @@ def read_levels(
     )
     band = power_y[from_y:].mean() * power_x[from_x:].mean()
     high = (coefficients[:, from_y:, from_x:] ** 2).mean((1, 2)) / band
-    still = (blocks.abs().amax((1, 2)) <= 1e-6 * mean.abs().clamp_min(1e-6)).numpy()
-    moving = np.flatnonzero(~still)
+    still = blocks.abs().amax((1, 2)) <= 1e-6 * mean.abs().clamp_min(1e-6)
+    moving = np.flatnonzero((~still & ~_rim_of_padding(levels, still)).numpy())
     none = np.zeros(0)
     if not len(moving):
         return Levels(none, none, none, 1.0, blocks[:0], mean[:0])
@@ -269,13 +300,13 @@ def read_levels(
         chosen.append(flat)
         weights.append(np.full(len(flat), 1 / variance))
     if not rows:
-        return Levels(none, none, none, float(still.mean()), blocks[:0], mean[:0])
+        return Levels(none, none, none, float(still.float().mean()), blocks[:0], mean[:0])
     table = np.array(rows)
     return Levels(
         table[:, 0],
         table[:, 1],
         table[:, 2],
-        still=float(still.mean()),
+        still=float(still.float().mean()),
         quiet=blocks[np.concatenate(chosen)],
         weight=torch.tensor(np.concatenate(weights)),
     )

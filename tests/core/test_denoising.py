@@ -194,6 +194,19 @@ def test_a_padded_image_keeps_its_padding(neuron, preset):
     assert abs(done[:, 90:].astype(float) - 500).max() < 10
 
 
+@pytest.mark.parametrize("padding", [0, 65535])
+def test_a_padded_image_is_denoised_as_well_as_without(neuron, padding):
+    clean = np.tile(neuron, (2, 2)).astype(np.float32)[:200, :240]
+    image = noisy(clean, 60).clip(0, 65535).astype(np.uint16)
+    plain = knit.denoise(image)
+    image[:, 150:] = padding
+    done = knit.denoise(image)
+    off = [error(one.image[:, :145], clean[:, :145]) for one in (plain, done)]
+    assert off[1] < 1.15 * off[0]
+    # what the step leaves over would look like noise that runs on along it
+    assert not any("correlated" in note["text"] for note in done.record["notes"])
+
+
 def drawings():
     y, x = np.mgrid[:96, :96]
     yield "checkerboard", ((y // 8 + x // 8) % 2 * 200 + 20).astype(np.uint8)

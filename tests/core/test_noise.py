@@ -83,6 +83,20 @@ def test_drawn_images_have_no_noise(image):
     assert noise.facts() == {"kind": "none"}
 
 
+@pytest.mark.parametrize("padding", [0.0, 130.0, 255.0])
+@pytest.mark.parametrize("shape", ["half", "strip", "turned"])
+def test_padding_says_nothing_about_the_noise(shape, padding):
+    """Its rim was taken for flat blocks of grey levels in between, correlated, as in a drawing."""
+    y, x = np.mgrid[:160, :160]
+    beyond = {"half": x > 90, "strip": x > 147, "turned": 0.8 * (x - 80) + 0.6 * (y - 80) > 30}
+    noisy = scene() + np.random.default_rng(0).normal(0, 8, (160, 160))
+    noise, notes = estimate(np.where(beyond[shape], padding, noisy))
+    assert noise.kind == "gaussian"
+    assert noise.offset[0] ** 0.5 == pytest.approx(8, rel=0.1)
+    assert noise.along_y == noise.along_x == (1.0,)
+    assert not notes or "end of the range" in notes[0].text
+
+
 def test_rounding_is_not_noise():
     image = scene().round()
     assert grey_step(image) == 1
