@@ -32,10 +32,9 @@ LINE = 0.15  # correlation along a line that is seen before anything is fitted
 DROP = 0.6  # a structure's correlation falls off more slowly than by this factor a lag
 SLIGHT = 0.05  # and in what a first result has left over, where no structure is mistaken for it
 REACH = 3  # longest lag looked at
-RUN, RIM = (
-    3,
-    0.25,
-)  # pixels in a row at the padding's level; share of the blocks that may be its rim
+FLAT = 0.005  # share of the blocks from which on the exactly flat ones are padding
+RUN = 3  # pixels in a row at the padding's level
+RIM = 0.25  # share of the blocks that may be its rim
 STILL, DRAWN = 0.02, 0.2  # exactly flat blocks, and correlated others: a drawing
 ALIKE = 1.6  # channels whose variances differ by less share one law
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
@@ -231,7 +230,7 @@ def _rim_of_padding(blocks: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
         None of them where flat parts are everywhere, as between few photons or the lines of a drawing.
     """
     none = torch.zeros_like(still)
-    if not still.any() or blocks.shape[-1] < RUN:
+    if still.float().mean() < FLAT or blocks.shape[-1] < RUN:
         return none
     levels, counts = blocks[still, 0, 0].unique(return_counts=True)
     padding = torch.isin(blocks, levels[counts >= counts.sum() / 4]).float()[:, None]
