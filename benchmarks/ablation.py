@@ -67,6 +67,7 @@ LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "two": ("two", {"passes": 2, "coarse_weight": 0.0}),
         "coarse": ("two, and coarse scales", {"passes": 2}),
         "fast": ("and edges apart from texture: **`fast`**", {}),
+        "turned": ("and patches turned and mirrored", {"turned": True}),
         "quality": ("and colours further: **`quality`**", {"preset": "quality"}),
     },
     "super-resolve": {
