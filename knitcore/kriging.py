@@ -24,7 +24,8 @@ from scipy.optimize import nnls
 from threadpoolctl import ThreadpoolController
 
 from knitcore.device import spare_cores
-from knitcore.events import drain
+from knitcore.events import drain, relayed
+from knitcore.power_transform import POWERS, PowerTransform, power_transform
 
 SHAPES = tuple(itertools.product((0.5, 1.0, 1.5), (0.0, 1.0, 3.0)))  # p, r (pixels)
 MIN_PAIRS = 50  # fewer say nothing about a lag
@@ -39,6 +40,7 @@ JITTER = 1e-7  # of the highest variogram, on the diagonal of a solve
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
 EVIDENCE_POINTS = 500  # known pixels by which they are compared, those nearest to the place
+LOG_MARGIN = 1.25  # so many times the root's gain in likelihood the logarithm must have
 ANGLE = 11.25  # degrees between the directions that are tried
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +91,27 @@ class Variogram:
         for metric, shape, weight in self.terms:
             total += weight * term(_squared(lags, metric), shape)
         return total
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A variogram, and of which values it is.
+
+    Attributes
+    ----------
+    model : Variogram
+        Of the transformed values.
+    transform : PowerTransform
+    share : float
+        How much of the fit may be stretched; see `fit_variograms`.
+    likelihood : float
+        Logarithm of that of the known pixels round the target, in their own units; -inf if unknown.
+    """
+
+    model: Variogram
+    transform: PowerTransform
+    share: float
+    likelihood: float = -np.inf
 
 
 def _squared(lags: np.ndarray, metric: np.ndarray) -> np.ndarray:
@@ -357,7 +380,9 @@ def choose_variogram(
     target: np.ndarray,
     step: tuple[float, ...],
     place: np.ndarray | None = None,
-) -> Variogram | None:
+    power: float = 1.0,
+    shares: tuple[float, ...] = DIRECTED_SHARES,
+) -> Fitted | None:
     """The fitted variogram under which the pixels round the target, or near a place, are likeliest.
 
     Parameters
@@ -368,27 +393,77 @@ def choose_variogram(
         Relative pixel size along each spatial axis.
     place : ndarray, shape (D,), optional
         What is near it counts most: one of `corners`. Default: the middle of the target.
+    power : float
+        Of the values whose variogram it is; see `knitcore.power_transform`.
+    shares : tuple of float
+        Models that are compared; see `fit_variograms`.
 
     Returns
     -------
-    Variogram or None
+    Fitted or None
         None where the known pixels do not vary.
     """
     ends, lengths = corners(target)
     place = ends.mean(0) if place is None else place
     weight = nearness(target, np.asarray(known.any(0)))
     weight *= closeness(np.indices(target.shape, sparse=True), place, SEEN * lengths)
-    models = fit_variograms(values, known, step, weight=weight)
-    if len(models) < 2:
-        return models[0] if models else None
+    transform = power_transform(values, known, power)
+    models = fit_variograms(transform.forward(values), known, step, shares, weight)
+    if not models:
+        return None
     channels = np.flatnonzero(models[0].channel_scale > 0)
     points = choose_points(np.asarray(known[channels].all(0)), target)
     away = closeness(points.T, place, lengths)
     points = points[np.argsort(-away, kind="stable")[:EVIDENCE_POINTS]]
     if len(points) < 10:
-        return models[len(models) // 2]
+        middle = len(models) // 2
+        return Fitted(models[middle], transform, shares[middle])
     near = values[channels][(slice(None), *points.T)]
-    return max(models, key=lambda model: restricted_likelihood(near, points, model))
+    mine = transform.of(channels)
+    seen = mine.forward(near)
+    likelihoods = [restricted_likelihood(seen, points, model) for model in models]
+    best = int(np.argmax(likelihoods))
+    # the mean takes one of the degrees of freedom
+    units = mine.log_slope(near).sum() * (1 - 1 / len(points))
+    return Fitted(models[best], transform, shares[best], likelihoods[best] + float(units))
+
+
+def choose_power(
+    values: np.ndarray,
+    known: np.ndarray,
+    target: np.ndarray,
+    step: tuple[float, ...],
+    place: np.ndarray,
+) -> Generator[None, None, Fitted | None]:
+    """`choose_variogram` with the power of the values under which they are likeliest.
+
+    The logarithm only where it explains `LOG_MARGIN` times what the root does: on photographs it gains
+    no more likelihood than that, and loses.
+
+    Yields
+    ------
+    None
+        Before each power that is tried.
+
+    Returns
+    -------
+    Fitted or None
+    """
+    yield
+    plain = choose_variogram(values, known, target, step, place)
+    if plain is None or not np.isfinite(plain.likelihood):
+        return plain
+    gains, best = [0.0], plain
+    for power in POWERS[1:]:
+        yield
+        found = choose_variogram(values, known, target, step, place, power, (plain.share,))
+        if found is None:
+            break
+        gains.append(found.likelihood - plain.likelihood)
+        if not gains[-1] > LOG_MARGIN * gains[-2]:
+            break
+        best = found
+    return best
 
 
 def choose_points(known: np.ndarray, target: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
@@ -629,10 +704,9 @@ def kriging_steps(
     places, lengths = corners(target)
     models = []
     for place in places:
-        yield 0.0
-        model = choose_variogram(values, known, target, step, place)
-        if model is not None:
-            models.append((place, model))
+        found = yield from relayed(choose_power(values, known, target, step, place), lambda _: 0.0)
+        if found is not None:
+            models.append((place, found))
     for channels in _alike(known):
         mask = known[channels[0]]
         want = target & ~mask
@@ -650,10 +724,12 @@ def kriging_steps(
             )
             shares /= shares.sum(0)
             mean, variance = np.zeros((2, len(channels), len(targets)))
-            for share, (_, model) in zip(shares, models, strict=True):
+            for share, (_, found) in zip(shares, models, strict=True):
                 yield done / total
-                part = replace(model, channel_scale=model.channel_scale[channels])
-                guess, error = krige(values[channels][source], points, targets, part)
+                transform = found.transform.of(channels)
+                part = replace(found.model, channel_scale=found.model.channel_scale[channels])
+                seen = transform.forward(values[channels][source])
+                guess, error = transform.back(*krige(seen, points, targets, part))
                 mean += share * guess
                 variance += share * error**2
             for i, c in enumerate(channels):

@@ -458,7 +458,10 @@ def _searched(
 def _posterior(
     image: torch.Tensor, members: list[torch.Tensor], error: float, patch: int, part: float
 ) -> Generator[Step, None, torch.Tensor]:
-    """Posterior mean of each patch under the Gaussian of its group; overlaps averaged."""
+    """Posterior mean of each patch under the Gaussian of its group; overlaps averaged.
+
+    Patches that are better known count for more: by one over the mean of their posterior variance.
+    """
     result = torch.empty_like(image)
     channels = len(image)
     planes = image.reshape(channels, -1, *image.shape[-2:])
@@ -482,8 +485,12 @@ def _posterior(
             root = torch.linalg.cholesky(cov + noise + least * eye)
             gain = -(error**2) * torch.cholesky_inverse(root)
             guess = (mean + group + group @ gain).transpose(1, 2)
+            # in units of the noise's; the mean is no better known than by so many noisy patches
+            variance = 1 + gain.diagonal(dim1=-2, dim2=-1).mean((1, 2)) + 1 / chunk.shape[1]
+            sure = (1 / variance)[:, None].expand(chunk.shape)
+            guess *= sure[..., None, None]
             total.index_add_(0, chunk.reshape(-1), guess.reshape(-1, channels, pixels))
-            count.index_add_(0, chunk.reshape(-1), count.new_ones(chunk.numel()))
+            count.index_add_(0, chunk.reshape(-1), sure.reshape(-1))
             yield part, "patch posterior", None
         shape = plane.shape[-2:]
         summed = F.fold(total.reshape(len(columns), -1).T[None].contiguous(), shape, size)[0]

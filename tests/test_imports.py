@@ -33,6 +33,7 @@ ORDER = (
     "masks",
     "run_file",
     "device",
+    "power_transform",
     "kriging",
     "texture",
     "harmonic",
