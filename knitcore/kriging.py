@@ -40,6 +40,7 @@ JITTER = 1e-7  # of the highest variogram, on the diagonal of a solve
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
 EVIDENCE_POINTS = 500  # known pixels by which they are compared, those nearest to the place
+TIED = 0.05  # share of known pixels with one value from which on values are steps
 LOG_MARGIN = 1.25  # so many times the root's gain in likelihood the logarithm must have
 ANGLE = 11.25  # degrees between the directions that are tried
 
@@ -415,17 +416,26 @@ def choose_variogram(
     points = choose_points(np.asarray(known[channels].all(0)), target)
     away = closeness(points.T, place, lengths)
     points = points[np.argsort(-away, kind="stable")[:EVIDENCE_POINTS]]
+    middle = len(models) // 2
+    unsaid = Fitted(models[middle], transform, shares[middle])
     if len(points) < 10:
-        middle = len(models) // 2
-        return Fitted(models[middle], transform, shares[middle])
-    near = values[channels][(slice(None), *points.T)]
-    mine = transform.of(channels)
+        return unsaid
+    near = values[(slice(None), *points.T)]
+    channels = channels[np.ptp(near[channels], axis=1) > 0]  # the others say nothing here
+    near, mine = near[channels], transform.of(channels)
     seen = mine.forward(near)
+    if not len(channels) or not np.ptp(seen, axis=1).all() or (power != 1 and _tied(near)):
+        return unsaid
     likelihoods = [restricted_likelihood(seen, points, model) for model in models]
     best = int(np.argmax(likelihoods))
     # the mean takes one of the degrees of freedom
     units = mine.log_slope(near).sum() * (1 - 1 / len(points))
     return Fitted(models[best], transform, shares[best], likelihoods[best] + float(units))
+
+
+def _tied(values: np.ndarray) -> bool:
+    """Whether many values of a channel (C, n) are one: a density of steps is no likelihood."""
+    return any(np.unique(one, return_counts=True)[1].max() > TIED * len(one) for one in values)
 
 
 def choose_power(
@@ -729,7 +739,8 @@ def kriging_steps(
                 transform = found.transform.of(channels)
                 part = replace(found.model, channel_scale=found.model.channel_scale[channels])
                 seen = transform.forward(values[channels][source])
-                guess, error = transform.back(*krige(seen, points, targets, part))
+                noise = part.nugget * part.channel_scale
+                guess, error = transform.back(*krige(seen, points, targets, part), noise)
                 mean += share * guess
                 variance += share * error**2
             for i, c in enumerate(channels):

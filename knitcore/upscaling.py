@@ -409,7 +409,7 @@ def _slope_back(slope: torch.Tensor, axis: int) -> torch.Tensor:
 def _searched(
     image: torch.Tensor, recipe: SuperResolve, part: float
 ) -> Generator[Step, None, list[torch.Tensor]]:
-    """For each plane (Y, X): numbers of the patches of each group, (groups, members)."""
+    """For each plane (Y, X): numbers of the patches of each group, (groups, members), its own first."""
     found = []
     for plane in image.reshape(-1, *image.shape[-2:]):
         size = min(recipe.patch, *plane.shape)
@@ -486,7 +486,8 @@ def _posterior(
             gain = -(error**2) * torch.cholesky_inverse(root)
             guess = (mean + group + group @ gain).transpose(1, 2)
             # in units of the noise's; the mean is no better known than by so many noisy patches
-            variance = 1 + gain.diagonal(dim1=-2, dim2=-1).mean((1, 2)) + 1 / chunk.shape[1]
+            distinct = 1 + (chunk[:, 1:] != chunk[:, :1]).sum(1)
+            variance = 1 + gain.diagonal(dim1=-2, dim2=-1).mean((1, 2)) + 1 / distinct
             sure = (1 / variance)[:, None].expand(chunk.shape)
             guess *= sure[..., None, None]
             total.index_add_(0, chunk.reshape(-1), guess.reshape(-1, channels, pixels))

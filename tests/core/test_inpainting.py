@@ -71,7 +71,9 @@ def test_known_pixels_dtype_and_shape_are_kept(dtype, shape_axes, seed):
 
 
 def test_same_seed_same_pixels_other_seed_others(bacteria):
-    image = bacteria[:80, :80].astype(np.float32)  # such tiny networks do not change a whole grey level
+    image = bacteria[:80, :80].astype(
+        np.float32
+    )  # such tiny networks do not change a whole grey level
     mask = square(image.shape)
     first = knit.inpaint(image, mask, seed=1, **TINY)
     again = knit.inpaint(image, mask, seed=1, **TINY)
