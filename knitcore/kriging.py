@@ -40,7 +40,7 @@ JITTER = 1e-7  # of the highest variogram, on the diagonal of a solve
 MAX_VARIANCES = 300  # pixels whose variance is solved for; the others follow by their depth
 DIRECTED_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # models compared, from round to directed
 EVIDENCE_POINTS = 500  # known pixels by which they are compared, those nearest to the place
-TIED = 0.05  # share of known pixels with one value from which on values are steps
+TIED = 0.25  # share of known pixels with one value from which on values are steps
 LOG_MARGIN = 1.25  # so many times the root's gain in likelihood the logarithm must have
 ANGLE = 11.25  # degrees between the directions that are tried
 
