@@ -635,7 +635,8 @@ def _paste(
 ) -> None:
     """Put standardised values (C, *spatial) at a region's target, and their errors, into the output.
 
-    The error follows the slopes of the best guess: the fill itself, unless that is a sample of texture.
+    The error, that of the best guess, follows its slopes: it is the fill itself, unless that is a sample of
+    texture.
     """
     layout, where = run.layout, one.target & one.missing
     scale = one.spread.reshape((-1,) + (1,) * one.target.ndim)
@@ -650,6 +651,7 @@ def _paste(
     sizes = [np.sqrt((e**2).mean(1, keepdims=True)) for e in (before, after)]
     # its root mean square stays
     error[:, one.target] = after * sizes[0] / np.maximum(sizes[1], 1e-30)
+    error = np.hypot(error, fill - guess)  # a sample is off by its own wandering as well
     for array, values in ((run.out, grey), (run.std, error * scale)):
         old = array[one.index]
         box = to_canvas(old, layout).copy()
@@ -752,8 +754,6 @@ def _finish_region(
         numbers = random_numbers(recipe.seed, key)
         weaving = texture_steps(one.values, one.known, one.target, guess, numbers)
         fill = yield from relayed(weaving, lambda _: run.progress(f"{stage}: texture"))
-        # a sample is off by its own wandering as well
-        error = np.sqrt(error**2 + (fill - guess) ** 2)
         run.seconds["texture"] = run.seconds.get("texture", 0.0) + time.monotonic() - clock
     _paste(run, one, fill, error, guess)
     if previews:
