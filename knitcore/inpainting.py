@@ -28,6 +28,7 @@ from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_c
 from knitcore.filling import (
     mix_members,
     restlessness,
+    root_mean_square_one,
     standardise,
     start_steps,
     steepness,
@@ -646,11 +647,7 @@ def _paste(
     guess = fill if guess is None else guess
     slopes = steepness(np.where(one.known, one.values, guess), seen, one.target, layout.step)
     error = error.copy()
-    before = error[:, one.target]
-    after = before * one.restless * slopes
-    sizes = [np.sqrt((e**2).mean(1, keepdims=True)) for e in (before, after)]
-    # its root mean square stays
-    error[:, one.target] = after * sizes[0] / np.maximum(sizes[1], 1e-30)
+    error[:, one.target] *= root_mean_square_one(one.restless * slopes)  # its size stays, or grows
     error = np.hypot(error, fill - guess)  # a sample is off by its own wandering as well
     for array, values in ((run.out, grey), (run.std, error * scale)):
         old = array[one.index]
