@@ -74,7 +74,7 @@ def start_steps(
     target: np.ndarray,
     step: tuple[float, ...],
     recipe: Inpaint,
-) -> Generator[Any, None, tuple[np.ndarray, np.ndarray]]:
+) -> Generator[Any, None, tuple[np.ndarray, np.ndarray, float]]:
     """Smooth fill and its expected error.
 
     Parameters
@@ -94,17 +94,19 @@ def start_steps(
     -------
     fill, doubt : ndarray, shape (C, *spatial)
         The doubt is 0 where the start has no estimate of its error.
+    levelled : float
+        How far the doubt already follows the level of the values, from 0 to 1; see `kriging_steps`.
     """
     if recipe.start == "kriging":
-        fill, doubt = yield from kriging_steps(values, known, target, step)
+        fill, doubt, levelled = yield from kriging_steps(values, known, target, step)
     elif recipe.start == "harmonic":
-        fill, doubt = harmonic_fill(values, known, target), np.zeros(values.shape)
+        fill, doubt, levelled = harmonic_fill(values, known, target), np.zeros(values.shape), 0.0
     else:
-        return np.where(known, values, 0.0), np.zeros(values.shape)
+        return np.where(known, values, 0.0), np.zeros(values.shape), 0.0
     for c in range(len(values)):
         if known[c].any():
             fill[c] = np.clip(fill[c], values[c][known[c]].min(), values[c][known[c]].max())
-    return fill, doubt
+    return fill, doubt, levelled
 
 
 def mix_members(

@@ -495,6 +495,8 @@ class _Hole:
         The smooth start and its expected error.
     restless : ndarray, shape (n,)
         See `restlessness`.
+    levelled : float
+        See `start_steps`.
     """
 
     plane: tuple[int, ...]
@@ -510,6 +512,7 @@ class _Hole:
     start: np.ndarray
     doubt: np.ndarray
     restless: np.ndarray
+    levelled: float
 
     def key(self, run: Run[Inpaint]) -> str:
         """What the random numbers of this region are drawn by."""
@@ -601,7 +604,7 @@ def _start_region(
     clock = time.monotonic()
     solving = start_steps(values, known, target, layout.step, recipe)
     yield run.progress(f"{stage}: {recipe.start} start" if recipe.start != "none" else stage)
-    start, doubt = yield from relayed(
+    start, doubt, levelled = yield from relayed(
         solving, lambda part: run.progress(f"{stage}: {recipe.start} start", part)
     )
     run.seconds["start"] += time.monotonic() - clock
@@ -619,6 +622,7 @@ def _start_region(
         start=start,
         doubt=doubt,
         restless=restless,
+        levelled=levelled,
     )
     _paste(run, begun, start, doubt)
     if previews:
@@ -647,8 +651,14 @@ def _paste(
     guess = fill if guess is None else guess
     slopes = steepness(np.where(one.known, one.values, guess), seen, one.target, layout.step)
     error = error.copy()
-    error[:, one.target] *= root_mean_square_one(one.restless * slopes)  # its size stays, or grows
+    # an error that follows the level of the values is large where there are slopes, as it is
+    shape = (one.restless * slopes) ** (1 - one.levelled)
+    error[:, one.target] *= root_mean_square_one(shape)  # its size stays, or grows
     error = np.hypot(error, fill - guess)  # a sample is off by its own wandering as well
+    for c in range(len(error)):
+        span = np.ptp(one.values[c][one.known[c]]) if one.known[c].any() else 0.0
+        if span > 0:  # as far off as that nothing can be
+            error[c] = np.minimum(error[c], span)
     for array, values in ((run.out, grey), (run.std, error * scale)):
         old = array[one.index]
         box = to_canvas(old, layout).copy()

@@ -689,7 +689,7 @@ def kriging_fill(
         `values` with the target filled, and the expected error, 0 where known. A channel without
         any known pixel stays 0.
     """
-    return drain(kriging_steps(values, known, target, step, limit))
+    return drain(kriging_steps(values, known, target, step, limit))[:2]
 
 
 def kriging_steps(
@@ -698,18 +698,24 @@ def kriging_steps(
     target: np.ndarray,
     step: tuple[float, ...],
     limit: int | None = None,
-) -> Generator[Any, None, tuple[np.ndarray, np.ndarray]]:
+) -> Generator[Any, None, tuple[np.ndarray, np.ndarray, float]]:
     """`kriging_fill` with a pause before each solve: at most some tenths of a second apart.
 
     Yields
     ------
     float
         Share of the target that is filled.
+
+    Returns
+    -------
+    fill, sd : ndarray, shape (C, *spatial)
+    levelled : float
+        Share of the models that are of a power of the values: their errors follow the level.
     """
     fill, sd = np.where(known, values, 0.0), np.zeros(values.shape)
     total, done = max(1, int((target & ~known).sum())), 0
     if not target.any():
-        return fill, sd
+        return fill, sd, 0.0
     limit = limit or (MAX_POINTS if target.ndim < 3 else MAX_POINTS_3D)
     places, lengths = corners(target)
     models = []
@@ -746,7 +752,8 @@ def kriging_steps(
             for i, c in enumerate(channels):
                 fill[c][block], sd[c][block] = mean[i], np.sqrt(variance[i])
             done += len(targets) * len(channels)
-    return fill, sd
+    powers = [found.transform.power for _, found in models] or [1.0]
+    return fill, sd, sum(power != 1 for power in powers) / len(powers)
 
 
 def _alike(known: np.ndarray) -> list[np.ndarray]:

@@ -108,7 +108,7 @@ def look_alike_share_steps(
         shape = (-1,) + (1,) * target.ndim
         true = ((canvas - centre.reshape(shape)) / spread.reshape(shape))[:, target]
         solving = start_steps(scaled, known, target, step, recipe)
-        start, _ = yield from relayed(solving, partial(_share, 2 * number, 2 * len(held)))
+        start, *_ = yield from relayed(solving, partial(_share, 2 * number, 2 * len(held)))
         key = (recipe.seed, f"held-out {one.plane} {[s.start for s in one.box]}")
         asking = look_alike_steps(scaled, known, target, start, key, ASKED)
         woven = yield from relayed(asking, partial(_share, 2 * number + 1, 2 * len(held)))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
+import knitcore as knit
 from knitcore.harmonic import harmonic_fill
 from knitcore.kriging import choose_power, choose_variogram, kriging_fill
 from knitcore.power_transform import POWERS, power_transform
@@ -168,3 +170,36 @@ def test_a_channel_of_which_nothing_is_known_is_borne(rng):
     assert np.isfinite(fill).all()
     assert np.isfinite(sd).all()
     assert (fill[1] == 0).all()
+
+
+def camera(seed, side=96):
+    """Sparse light on a camera with an offset: shot noise and a read-out noise of two."""
+    rng = np.random.default_rng(seed)
+    light = 30 * np.exp(texture(rng, side)[0])
+    return (100 + rng.poisson(light) + rng.normal(0, 2, light.shape)).clip(0).astype(np.uint16)
+
+
+def test_std_of_lone_pixels_in_sparse_light():
+    """An error that follows the level once must not be spread by the level a second time."""
+    within = []
+    for seed in range(5):
+        image = camera(seed)
+        mask = np.zeros(image.shape, bool)
+        places = np.random.default_rng(seed).integers(2, 94, size=(2, 40))
+        mask[tuple(places)] = True
+        result = knit.inpaint(np.where(mask, 0, image).astype(np.uint16), mask, start_weight=1)
+        off = np.abs(result.image.astype(float) - image)[mask]
+        within.append((off <= 2 * result.std[mask]).mean())
+    assert np.mean(within) > 0.8
+
+
+def test_std_is_no_larger_than_the_range():
+    """Flat regions of a few grey levels: between them a logarithm may mean anything."""
+    rng = np.random.default_rng(5)
+    z = gaussian_filter(rng.normal(size=(96, 96)), 5)
+    levels = rng.permutation(np.array([0, 1, 2, 5, 20, 60, 200], np.uint8))
+    image = levels[np.digitize(z / z.std(), [-1.5, -0.8, -0.2, 0.3, 0.8, 1.5])]
+    mask = np.zeros(image.shape, bool)
+    mask[40:56, 40:56] = True
+    result = knit.inpaint(np.where(mask, 0, image).astype(np.uint8), mask, start_weight=1)
+    assert result.std.max() <= 200
