@@ -7,17 +7,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 import knitcore as knit
+from knitcore.events import drain
 from knitcore.harmonic import harmonic_fill
 from knitcore.kriging import choose_power, choose_variogram, kriging_fill
 from knitcore.power_transform import POWERS, power_transform
-
-
-def there(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def texture(rng, side=96):
@@ -26,6 +19,16 @@ def texture(rng, side=96):
     spectrum = np.fft.rfft2(rng.normal(size=(side, side)))
     image = np.fft.irfft2(spectrum / np.maximum(np.hypot(fy, fx), 0.01) ** 1.5)
     return image[None] / image.std()
+
+
+def fill_and_plain(image, known, monkeypatch):
+    """Fill and deviation with powers and without."""
+    found = []
+    for powers in (POWERS, (1.0,)):
+        with monkeypatch.context() as patch:
+            patch.setattr("knitcore.kriging.POWERS", powers)
+            found.append(kriging_fill(image * known, known, ~known[0], (1.0, 1.0)))
+    return found
 
 
 @given(st.sampled_from(POWERS), st.integers(0, 99), st.sampled_from([1e-6, 1.0, 1e6]))
@@ -80,7 +83,7 @@ def test_the_likelihood_finds_the_power(rng, picture, power):
     for unit in (1.0, 3000.0):
         values = unit * picture(image) + unit
         place = np.array([48.0, 48.0])
-        chosen = there(choose_power(values * known, known, ~known[0], (1.0, 1.0), place))
+        chosen = drain(choose_power(values * known, known, ~known[0], (1.0, 1.0), place))
         assert chosen.transform.power == power
         by_hand = choose_variogram(
             values * known, known, ~known[0], (1.0, 1.0), place, power, (chosen.share,)
@@ -96,10 +99,7 @@ def test_sparse_light_is_filled_better_than_by_a_variogram_of_its_grey_levels(mo
         image = 100 + 30 * np.exp(1.5 * z)
         known = np.ones(image.shape, bool)
         known[0, 36:60, 36:60] = False
-        fill, sd = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
-        with monkeypatch.context() as patch:
-            patch.setattr("knitcore.kriging.POWERS", (1.0,))
-            plain, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+        (fill, sd), (plain, _) = fill_and_plain(image, known, monkeypatch)
         others = (plain, harmonic_fill(image * known, known, ~known[0]))
         errors.append([np.mean((f - image)[~known] ** 2) for f in (fill, *others)])
         assert (np.abs(fill - image)[~known] <= 2 * sd[~known]).mean() > 0.85
@@ -120,10 +120,7 @@ def test_noise_does_not_make_a_fill_too_dark(noisy, monkeypatch):
             image = truth * rng.exponential(size=truth.shape)
         known = np.ones(image.shape, bool)
         known[0, 40:54, 40:54] = False
-        fill, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
-        with monkeypatch.context() as patch:
-            patch.setattr("knitcore.kriging.POWERS", (1.0,))
-            plain, _ = kriging_fill(image * known, known, ~known[0], (1.0, 1.0))
+        (fill, _), (plain, _) = fill_and_plain(image, known, monkeypatch)
         off.append((fill - plain)[~known].mean() / image.std())
         errors.append([np.mean((f - truth)[~known] ** 2) for f in (fill, plain)])
     assert abs(np.mean(off)) < 0.06
@@ -136,7 +133,7 @@ def test_steps_have_no_density():
     image = (((y - 48) ** 2 + (x - 20) ** 2) < 27**2).astype(float)[None]
     known = np.ones(image.shape, bool)
     known[0, 42:52, 42:52] = False
-    chosen = there(choose_power(image * known, known, ~known[0], (1.0, 1.0), np.full(2, 47.0)))
+    chosen = drain(choose_power(image * known, known, ~known[0], (1.0, 1.0), np.full(2, 47.0)))
     assert chosen.transform.power == 1
 
 
@@ -147,7 +144,7 @@ def test_a_channel_that_is_flat_near_the_hole_has_no_say(rng):
         image = np.concatenate([texture(rng, 64), np.zeros((1, 64, 64))])
         image[1, :3, :3] = bright
         place = np.full(2, 32.5)
-        chosen = there(choose_power(image * known, known, ~known[0], (1.0, 1.0), place))
+        chosen = drain(choose_power(image * known, known, ~known[0], (1.0, 1.0), place))
         assert chosen.transform.power == 1
 
 
@@ -156,7 +153,7 @@ def test_dead_pixels_do_not_make_a_picture_skewed(rng):
     image[0, 30:60:7, 30:60:11] = -30
     known = np.ones(image.shape, bool)
     known[0, 40:54, 40:54] = False
-    chosen = there(choose_power(image * known, known, ~known[0], (1.0, 1.0), np.full(2, 47.0)))
+    chosen = drain(choose_power(image * known, known, ~known[0], (1.0, 1.0), np.full(2, 47.0)))
     assert chosen.transform.power == 1
 
 
