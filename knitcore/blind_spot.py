@@ -27,11 +27,14 @@ EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
-ROUNDS = 7  # a pixel is learnt from so often at most: more, and its noise is learnt by heart
+ROUNDS = 7  # a pixel is learnt from so often each way at most: more, and its noise is learnt by heart
 FRESH = 5  # up to which the fit's own errors tell what a prediction can do
+APART = 1 / 32  # of the pixels are not learnt from, and tell it instead
+LEAST_APART = 2000  # fewer tell nothing
 DECAY = 1e-2  # decoupled weight decay
 LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
 DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+MIRRORED = list(itertools.product((1, -1), (1, -1)))  # signs of y and x; hidden pixels map to hidden ones
 
 
 def hidden_pixels(blind_spot: str, noise: Noise) -> tuple[set[tuple[int, int]], str]:
@@ -77,8 +80,10 @@ class Surroundings:
     Attributes
     ----------
     banks : tuple of Tensor, shape (C, M)
-    near, rings : Tensor of int
-        Offsets into the first bank; into the others, one row each.
+    near : Tensor of int, shape (W, n)
+        Offsets into the first bank: as they are, and mirrored in each other way of `MIRRORED`.
+    rings : Tensor of int, shape (W, R, 8)
+        Offsets into the others.
     weight : Tensor
         Of the near pixels in the local mean that features and targets are relative to.
     shape, padded : tuple of int
@@ -111,15 +116,17 @@ class Surroundings:
         z, y, x = z + self.pad[0], y + self.pad[1], x + self.pad[2]
         return (z * self.padded[1] + y) * self.padded[2] + x
 
-    def look(self, pixel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def look(
+        self, pixel: torch.Tensor, way: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features (N, F), local mean (N, C) and value (N, C) of pixels given by flat index."""
-        at = self.place(pixel)
-        near = self.banks[0][:, at[:, None] + self.near]
-        mean = near @ self.weight
+        at = self.place(pixel)[:, None]
+        near = self.banks[0][:, at + self.near[way]]
+        mean = near @ self.weight  # alike all ways
         parts = [near]
-        parts += [b[:, at[:, None] + r] for b, r in zip(self.banks[1:], self.rings, strict=True)]
+        parts += [b[:, at + r] for b, r in zip(self.banks[1:], self.rings[way], strict=True)]
         features = torch.cat(parts, 2) - mean[..., None]
-        return features.permute(1, 0, 2).reshape(len(at), -1), mean.T, self.banks[0][:, at].T
+        return features.permute(1, 0, 2).reshape(len(at), -1), mean.T, self.banks[0][:, at[:, 0]].T
 
 
 def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings:
@@ -156,8 +163,11 @@ def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings
         beside = [(z, y, x) for z in (-1, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
         near += beside
         weight = torch.cat([weight, torch.zeros(len(beside))])
-    flat = [(z * padded[1] + y) * padded[2] + x for z, y, x in near]
-    rings = [[(y * padded[2] + x) * (gap + farther) for y, x in DIRECTIONS] for _, gap in RINGS]
+    flat = [[(z * padded[1] + a * y) * padded[2] + b * x for z, y, x in near] for a, b in MIRRORED]
+    rings = [
+        [[(a * y * padded[2] + b * x) * (gap + farther) for y, x in DIRECTIONS] for _, gap in RINGS]
+        for a, b in MIRRORED
+    ]
     return Surroundings(
         tuple(bank.reshape(len(values), -1) for bank in banks),
         torch.tensor(flat, device=device),
@@ -193,7 +203,7 @@ def predicted_share(around: Surroundings, noise: Noise, draw: torch.Generator) -
     _, Y, X = around.shape
     y, x = pixel // X % Y, pixel % X
     margin = torch.minimum(torch.minimum(y, Y - 1 - y), torch.minimum(x, X - 1 - x))
-    near, rings = len(around.near), around.rings.numel()
+    near, rings = around.near.shape[1], around.rings[0].numel()
     for reach, seen in ((around.pad[1], near + rings), (around.reach, near)):
         inside = pixel[margin >= reach]
         if len(inside) >= 4 * seen * len(around.turn):
@@ -291,12 +301,17 @@ def pilot_steps(
 
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
-    count = min(longer * recipe.steps, max(20, ROUNDS * total // recipe.batch))
-    check = check and count * recipe.batch < FRESH * total
+    ways = len(MIRRORED) if recipe.mirrored else 1
+    count = min(longer * recipe.steps, max(20, ways * ROUNDS * total // recipe.batch))
+    fresh = count * recipe.batch < FRESH * total
+    apart = round(APART * total) if check and not fresh and ways > 1 else 0
+    apart = apart if apart >= LEAST_APART else 0
+    order = torch.randperm(total, generator=draw) if apart else None
     for step in range(count):
-        pixel = torch.randint(0, total, (recipe.batch,), generator=draw).to(device)
+        pixel = torch.randint(0, total - apart, (recipe.batch,), generator=draw)
+        pixel = (pixel if order is None else order[pixel]).to(device)
         with torch.no_grad():
-            features, mean, value = around.look(pixel)
+            features, mean, value = around.look(pixel, step % ways)
         guess, doubt, s2 = predict(features, mean)
         square = (value - mean - guess) ** 2
         # a wild pixel must not decide a step
@@ -309,13 +324,17 @@ def pilot_steps(
         optimiser.step(rate)
         with torch.no_grad():
             torch._foreach_mul_(weights, 1 - rate * DECAY)
-            if check and step >= 0.8 * count:
+            if check and fresh and step >= 0.8 * count:
                 ratios.append(torch.stack([doubt, square / s2]))
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
             yield 0.8 * (step + 1) / count, float(loss.detach())
     for parameter in parameters:
         parameter.requires_grad_(False)
+    if order is not None:
+        features, mean, value = around.look(order[total - apart :].to(device))
+        guess, doubt, s2 = predict(features, mean)
+        ratios.append(torch.stack([doubt, (value - mean - guess) ** 2 / s2]))
     if ratios:
         doubt, square = torch.cat(ratios, 1).reshape(2, -1)
         share = float(square[doubt <= doubt.median()].mean())
@@ -325,9 +344,11 @@ def pilot_steps(
     pilot = torch.empty(C, total, device=device)
     for start in range(0, total, CHUNK):
         pixel = torch.arange(start, min(total, start + CHUNK), device=device)
-        features, mean, value = around.look(pixel)
-        guess, doubt, s2 = predict(features, mean)
-        post = mean + (s2 * guess + doubt * (value - mean)) / (s2 + doubt)
+        post = torch.zeros(len(pixel), C, device=device)
+        for way in range(ways):
+            features, mean, value = around.look(pixel, way)
+            guess, doubt, s2 = predict(features, mean)
+            post += (mean + (s2 * guess + doubt * (value - mean)) / (s2 + doubt)) / ways
         pilot[:, start : start + CHUNK] = (post @ around.turn).T
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()

@@ -77,7 +77,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "denoise": {
         "fast": {},
-        "quality": {"colour_patches": (5, 7, 9), "turned": True},
+        "quality": {
+            "steps": 2400,
+            "mirrored": True,
+            "turned": True,
+            "colour_patches": (5, 7, 9),
+        },
         "paper": {**_ARTICLE, "method": "knitwork"},
     },
     "super-resolve": {
@@ -402,6 +407,11 @@ class Denoise(Recipe):
     )
     width: int = Field(128, ge=4, le=4096, description="Units in a hidden layer of the networks.")
     rate: PositiveFloat = Field(4e-3, le=1.0, description="Highest learning rate of the fit.")
+    mirrored: bool = Field(
+        False,
+        description="Let the blind-spot network learn from mirrored surroundings as well, four times as "
+        "much, and take the mean of what it predicts from each.",
+    )
     patch: int | None = Field(
         None,
         ge=3,
