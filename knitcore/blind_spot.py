@@ -27,14 +27,20 @@ EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
-ROUNDS = 7  # a pixel is learnt from so often each way at most: more, and its noise is learnt by heart
+ROUNDS = (
+    7  # a pixel is learnt from so often each way at most: more, and its noise is learnt by heart
+)
+MANY = 2**15  # pixels: of fewer, strong noise is learnt by heart however they are mirrored
+LONGER = 2  # so many times the steps where noise is weak, and there is more to learn
 FRESH = 5  # up to which the fit's own errors tell what a prediction can do
 APART = 1 / 32  # of the pixels are not learnt from, and tell it instead
 LEAST_APART = 2000  # fewer tell nothing
 DECAY = 1e-2  # decoupled weight decay
 LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
 DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
-MIRRORED = list(itertools.product((1, -1), (1, -1)))  # signs of y and x; hidden pixels map to hidden ones
+MIRRORED = list(
+    itertools.product((1, -1), (1, -1))
+)  # signs of y and x; hidden pixels map to hidden ones
 
 
 def hidden_pixels(blind_spot: str, noise: Noise) -> tuple[set[tuple[int, int]], str]:
@@ -241,7 +247,7 @@ def pilot_steps(
     recipe: Denoise,
     key: str,
     check: bool,
-    longer: int = 1,
+    weak: bool = False,
 ) -> Generator[tuple[float, float], None, tuple[torch.Tensor, Noise]]:
     """Fit the network and predict every pixel.
 
@@ -256,8 +262,8 @@ def pilot_steps(
         With the seed it decides all random numbers.
     check : bool
         Lower the noise if the network predicts better than it allows.
-    longer : int
-        Takes so many times the recipe's steps.
+    weak : bool
+        Whether the noise is: then there is more to learn, in more steps.
 
     Yields
     ------
@@ -302,7 +308,9 @@ def pilot_steps(
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
     ways = len(MIRRORED) if recipe.mirrored else 1
-    count = min(longer * recipe.steps, max(20, ways * ROUNDS * total // recipe.batch))
+    rounds = ROUNDS * (ways if weak else max(1, ways * min(1, total / MANY)))
+    longest = LONGER * recipe.steps if weak else recipe.steps
+    count = min(longest, max(20, int(rounds * total / recipe.batch)))
     fresh = count * recipe.batch < FRESH * total
     apart = round(APART * total) if check and not fresh and ways > 1 else 0
     apart = apart if apart >= LEAST_APART else 0

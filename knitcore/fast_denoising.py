@@ -62,7 +62,6 @@ THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 PASSES = 2
 MOST_BESIDE = 2**24  # numbers of a canvas: beyond, memory counts more than time
-LONGER = 2  # so many times the steps where noise is weak, and the pilot has more to learn
 COARSE_TIME = 0.6  # of the last pass and the coarse scales before it
 EDGE_TIME = 0.4  # of what follows the coarse scales
 COLOUR_TIME = 0.7  # share of all that is over when the passes on colours begin
@@ -372,14 +371,13 @@ def _noisy_steps(
                 return Denoised(grey(y), grey(y), none, "none", notes)
     # what is seen is picture and noise
     strong = contrast(y, mine) - 1 <= WEAK
-    longer = 1 if strong else LONGER
     passes = PASSES if recipe.passes is None else recipe.passes
     coarse: list[tuple[torch.Tensor, float]] = []
     with ExitStack() as at_end:
         begun, told = None, mine
         if beside and strong and passes > 1:
             begun = _begin_coarse(at_end, y, mine, hidden, recipe, key)
-        fit = pilot_steps(around, mine, recipe, key, check=not given, longer=longer)
+        fit = pilot_steps(around, mine, recipe, key, check=not given, weak=not strong)
         clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
         del fit, around
         if not given and not is_noise(units(mine), flat, quantum):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from knitcore.blind_spot import (
+    MIRRORED,
     decorrelation,
     hidden_pixels,
     mirrored,
@@ -61,6 +62,20 @@ def test_features_do_not_see_what_is_hidden(hidden, shape, monkeypatch):
     assert not torch.equal(surround(changed, offsets).look(pixel)[0], before[0])
 
 
+@pytest.mark.parametrize("hidden", ["0", "1", "x", "y"])
+@pytest.mark.parametrize("way", range(len(MIRRORED)))
+def test_each_way_sees_what_is_seen_in_the_mirrored_image(hidden, way):
+    offsets, _ = hidden_pixels(hidden, ONE)
+    values = torch.randn(1, 3, 30, 34, generator=random_source(0))
+    axes = [axis for axis, sign in zip((2, 3), MIRRORED[way], strict=True) if sign < 0]
+    place = torch.arange(3 * 30 * 34).view(3, 30, 34)
+    moved = place.flip([axis - 1 for axis in axes])  # where a pixel of `values` is in the mirror
+    here = surround(values, offsets).look(place.flatten(), way)
+    there = surround(values.flip(axes), offsets).look(moved.flatten())
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_blind_spot_follows_the_noise():
     lined = Noise("gaussian", (0.0,), (1.0,), (1.0,), along_x=(1.0, 0.6, 0.2))
     assert hidden_pixels("auto", ONE) == ({(0, 0)}, "pixel")
@@ -83,6 +98,20 @@ def test_the_pilot_is_much_nearer_to_the_truth_than_the_input():
     again, _ = pilot(noisy)
     assert torch.equal(found, again)
     assert not torch.equal(found, pilot(noisy, seed=1)[0])
+
+
+@pytest.mark.parametrize("side, gain", [(64, 1.1), (128, 1.0), (192, 0.9)])
+def test_mirrored_surroundings_bear_more_steps(side, gain):
+    rings = np.hypot(*(np.indices((side, side)) - side / 2)).astype(int) % 17 < 6
+    clean = waves(1, 1, side, side) + 3 * rings
+    noisy = (clean + 2 * np.random.default_rng(4).normal(size=clean.shape)).astype(np.float32)
+    noise = Noise("gaussian", (0.0,), (4.0,), (4.0,))
+
+    def error(**fields):
+        found, _ = pilot(noisy, noise=noise, steps=2400, batch=1024, width=128, **fields)
+        return float(((found.numpy() - clean) ** 2).mean())
+
+    assert error(mirrored=True) < gain * error()
 
 
 def test_a_volume_uses_its_neighbouring_planes():
@@ -115,6 +144,21 @@ def test_noise_taken_too_large_is_lowered():
     noisy = clean + 0.5 * np.random.default_rng(2).normal(size=clean.shape).astype(np.float32)
     _, noise = pilot(noisy, check=True, steps=70, batch=1024, width=64)
     assert 0.2 < noise.offset[0] < 0.55
+    # each pixel is learnt from so often that only those kept apart can tell
+    _, noise = pilot(noisy, check=True, steps=200, batch=1024, width=64, mirrored=True)
+    assert noise.offset[0] == 1.0  # too few of them
+    large = np.tile(noisy, (1, 1, 2, 2)) + 0.1 * np.random.default_rng(3).normal(size=(256, 256))
+    _, noise = pilot(
+        large.astype(np.float32), check=True, steps=400, batch=1024, width=64, mirrored=True
+    )
+    assert 0.2 < noise.offset[0] < 0.55
+
+
+def test_noise_taken_right_is_not_lowered_by_what_is_kept_apart():
+    clean = waves(1, 1, 256, 256)
+    noisy = clean + np.random.default_rng(2).normal(size=clean.shape).astype(np.float32)
+    _, noise = pilot(noisy, check=True, steps=400, batch=1024, width=64, mirrored=True)
+    assert noise.offset[0] == 1.0
 
 
 def test_decorrelation_is_a_rotation_to_the_principal_axes():
