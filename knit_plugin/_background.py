@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, Qt, Signal
 
 from knit_plugin._worker import collect_here_while
 from knitcore import KnitError
+from knitcore.errors import memory_ran_out
 
 
 class Background(QObject):
@@ -52,11 +53,12 @@ class Background(QObject):
                 outcome = function()
             except KnitError as error:
                 problem = str(error)
-            except MemoryError:
-                problem = "not enough memory: crop the image first"
             except Exception as error:
-                logging.getLogger(__name__).exception("unexpected")
-                problem = f"unexpected {type(error).__name__}: {error}. The log holds the details."
+                problem = "not enough memory: crop the image first"
+                if not memory_ran_out(error):
+                    logging.getLogger(__name__).exception("unexpected")
+                    text = f"{type(error).__name__}: {error}"
+                    problem = f"unexpected {text}. The log holds the details."
             with contextlib.suppress(RuntimeError):  # the widget went away meanwhile
                 self._ended.emit(outcome, problem)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from knitcore import Cancelled, KnitError, Progress
+from knitcore.errors import memory_ran_out
 
 # Two fits would only slow each other down, and napari's workers swap `warnings.showwarning` while
 # they run, which overlapping runs would restore in the wrong order.
@@ -129,11 +130,11 @@ class Job:
             pass
         except KnitError as error:
             self._outcome.error = str(error)
-        except MemoryError as error:
-            self._outcome.error = (
-                f"not enough memory ({error or 'none left'}): crop the image first"
-            )
         except Exception as error:
+            if memory_ran_out(error):
+                text = f"not enough memory ({error or 'none left'}): crop the image first"
+                self._outcome.error = text
+                return
             logging.getLogger(__name__).exception("%s failed", self._title)
             self._outcome.error = (
                 f"{self._title}: unexpected {type(error).__name__}: {error}. "

@@ -23,7 +23,7 @@ from knitcore.axes import (
     to_dtype,
     whole_plane,
 )
-from knitcore.errors import DeviceError, InputError, KnitError
+from knitcore.errors import DeviceError, InputError, KnitError, memory_ran_out
 from knitcore.events import CancelToken, Event, Preview, drain, relayed, until_cancelled
 from knitcore.filling import (
     mix_members,
@@ -211,8 +211,7 @@ def inpaint_many(
         except KnitError as error:  # costs this image only
             return error
         except (MemoryError, RuntimeError) as error:
-            # torch says on the CPU that it "can't allocate memory", by a plain RuntimeError
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not memory_ran_out(error):
                 raise
         return DeviceError(
             f"not enough memory for image {number}. Take a smaller part of it or, if a GPU was full, "

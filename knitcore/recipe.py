@@ -340,8 +340,8 @@ class Denoise(Recipe):
     preset: Literal["fast", "quality", "paper"] = Field(
         "fast",
         description="'fast' fits a blind-spot patch network and refines it by patch posteriors; "
-        "'quality' looks for similar patches turned and mirrored, too, and refines colours further, "
-        "for about twice the time; "
+        "'quality' fits for longer, mirrored as well, looks for similar patches turned and mirrored, and "
+        "refines colours further, for four to five times the time; "
         "'paper' follows the article equation by equation on the whole image (hours on a CPU).",
     )
 

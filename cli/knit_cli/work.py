@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from knit_cli.executors import POISONED, Together, peak_memory
 from knit_cli.jobs import Job
-from knitcore.errors import Cancelled, DeviceError, FileError, KnitError
+from knitcore.errors import Cancelled, DeviceError, FileError, KnitError, memory_ran_out
 from knitcore.events import Event, Note, Progress, drain
 from knitcore.files import file_hash, record_path
 from knitcore.metadata import read_metadata
@@ -323,8 +323,6 @@ def attempt_steps(
         return (yield from _whole_steps(task, tell, cancel, shield, shared))
     except Cancelled:
         raise
-    except MemoryError:
-        outcome["error"] = f"{task.job.image}: not enough memory"
     except KnitError as error:
         from knitcore.files import SURROUNDINGS
 
@@ -336,7 +334,8 @@ def attempt_steps(
     except Exception as error:  # our own fault must not cost the other files
         from knit_cli.main import internal
 
-        outcome["error"] = f"{task.job.image}: {internal(error)}"
+        text = "not enough memory" if memory_ran_out(error) else internal(error)
+        outcome["error"] = f"{task.job.image}: {text}"
         outcome["poisoned"] = is_poison(error)
         if task.debug:
             outcome["trace"] = traceback.format_exc()

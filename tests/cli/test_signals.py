@@ -199,6 +199,23 @@ def test_faults_of_the_program_are_one_line_unless_debugged(folder):
         assert ("Traceback" in done.stderr) == bool(extra)
 
 
+def test_memory_that_torch_does_not_get_is_no_fault_of_the_program(folder):
+    code = (
+        "import torch, knitcore.inpainting, knit_cli.main\n"
+        "knitcore.inpainting.start_steps = lambda *_: torch.empty(2**55)\n"
+        "knit_cli.main.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inpaint", "cells.tif", "--mask", "value=0"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Error: cells.tif: not enough memory" in done.stderr
+    assert "unexpected" not in done.stderr
+
+
 def test_a_full_disk_ends_the_run_and_leaves_no_part(folder):
     # a limit on the size of files stands in for the disk: 2 KiB, and the result needs 3
     done = subprocess.run(

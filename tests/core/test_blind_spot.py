@@ -100,7 +100,7 @@ def test_the_pilot_is_much_nearer_to_the_truth_than_the_input():
     assert not torch.equal(found, pilot(noisy, seed=1)[0])
 
 
-@pytest.mark.parametrize("side, gain", [(64, 1.1), (128, 1.0), (192, 0.9)])
+@pytest.mark.parametrize(("side", "gain"), [(64, 1.1), (128, 1.0), (192, 0.9)])
 def test_mirrored_surroundings_bear_more_steps(side, gain):
     rings = np.hypot(*(np.indices((side, side)) - side / 2)).astype(int) % 17 < 6
     clean = waves(1, 1, side, side) + 3 * rings

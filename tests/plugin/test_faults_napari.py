@@ -12,6 +12,7 @@ import dask.array
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from knit_plugin import _settings
 
@@ -89,6 +90,26 @@ def test_an_exception_in_the_worker_is_shown_once_and_the_log_has_the_rest(
     widget.run()
     finish(widget)
     assert "cells (inpainted)" in names(viewer)
+
+
+def test_memory_that_torch_does_not_get_is_no_fault_of_the_program(
+    dock: Dock,
+    finish: Wait,
+    slope: np.ndarray,
+    hole: np.ndarray,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer, widget = dock(steps=3)
+    viewer.add_image(slope, name="cells")
+    viewer.add_labels(hole)
+    monkeypatch.setattr(widget, "in_worker", lambda image: lambda result: torch.empty(2**55))
+    widget.run()
+    finish(widget)
+    (shown,) = [text for text in messages if text.startswith("error")]
+    assert "not enough memory" in shown
+    assert "unexpected" not in shown
+    assert widget.panel.run_button.isEnabled()
 
 
 @pytest.mark.filterwarnings("default")
