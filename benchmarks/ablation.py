@@ -39,7 +39,9 @@ from super_resolution import degrade, read_fine, true_kernel
 from table1_inpainting import hole_mask
 
 FAR = 10**9  # pixels: what is nearer counts fully
-WHOLE = {"NEAR": FAR, "WIDE": FAR, "EVIDENCE_POINTS": FAR}
+GREY = {"POWERS": (1.0,)}  # of the values, not of a power of them
+NEAR = {**GREY, "WIDE": FAR, "EVIDENCE_POINTS": FAR}
+WHOLE = {**NEAR, "NEAR": FAR}
 # what a line is called, and its fields beside the task's own defaults; `kriging` are constants of that module
 LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "inpaint": {
@@ -54,9 +56,10 @@ LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         ),
         "near": (
             "one variogram of what is near the hole",
-            {"start_weight": 1.0, "kriging": {"WIDE": FAR, "EVIDENCE_POINTS": FAR}},
+            {"start_weight": 1.0, "kriging": NEAR},
         ),
-        "kriging": ("a variogram for each of its corners", {"start_weight": 1.0}),
+        "corners": ("a variogram for each of its corners", {"start_weight": 1.0, "kriging": GREY}),
+        "kriging": ("of a power of the values where likelier", {"start_weight": 1.0}),
         "one": ("kriging and one knitwork", {"ensemble": 1}),
         "round": ("kriging and four, frequencies in all directions alike", {"directed": False}),
         "fast": ("kriging and four, directed: **`fast`**", {}),
@@ -68,7 +71,14 @@ LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "coarse": ("two, and coarse scales", {"passes": 2}),
         "fast": ("and edges apart from texture: **`fast`**", {}),
         "turned": ("and patches turned and mirrored", {"turned": True}),
-        "quality": ("and colours further: **`quality`**", {"preset": "quality"}),
+        "colours": (
+            "and colours further",
+            {"turned": True, "colour_patches": (5, 7, 9)},
+        ),
+        "quality": (
+            "and a network that learns for longer, mirrored, too: **`quality`**",
+            {"preset": "quality"},
+        ),
     },
     "super-resolve": {
         "none": ("data steps alone, no patch posterior", {"passes": 0}),
