@@ -27,20 +27,17 @@ EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
-ROUNDS = (
-    7  # a pixel is learnt from so often each way at most: more, and its noise is learnt by heart
-)
+ROUNDS = 7  # a pixel is learnt from so often each way: more, and its noise is learnt by heart
 MANY = 2**15  # pixels: of fewer, strong noise is learnt by heart however they are mirrored
 LONGER = 2  # so many times the steps where noise is weak, and there is more to learn
 FRESH = 5  # up to which the fit's own errors tell what a prediction can do
 APART = 1 / 32  # of the pixels are not learnt from, and tell it instead
 LEAST_APART = 2000  # fewer tell nothing
+MOST_APART = 4 * CHUNK  # more are not needed
 DECAY = 1e-2  # decoupled weight decay
 LIMIT = 6.0  # features beyond so many spreads are cut: a hot pixel must not drown the others
 DIRECTIONS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
-MIRRORED = list(
-    itertools.product((1, -1), (1, -1))
-)  # signs of y and x; hidden pixels map to hidden ones
+MIRRORED = list(itertools.product((1, -1), (1, -1)))  # signs of y and x: ways to look
 
 
 def hidden_pixels(blind_spot: str, noise: Noise) -> tuple[set[tuple[int, int]], str]:
@@ -312,7 +309,7 @@ def pilot_steps(
     longest = LONGER * recipe.steps if weak else recipe.steps
     count = min(longest, max(20, int(rounds * total / recipe.batch)))
     fresh = count * recipe.batch < FRESH * total
-    apart = round(APART * total) if check and not fresh and ways > 1 else 0
+    apart = min(round(APART * total), MOST_APART) if check and not fresh and ways > 1 else 0
     apart = apart if apart >= LEAST_APART else 0
     order = torch.randperm(total, generator=draw) if apart else None
     for step in range(count):
