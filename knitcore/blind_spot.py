@@ -30,6 +30,7 @@ RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
 ROUNDS = 7  # a pixel is learnt from so often each way: more, and its noise is learnt by heart
 MANY = 2**15  # pixels: of fewer, strong noise is learnt by heart however they are mirrored
 LONGER = 2  # so many times the steps where noise is weak, and there is more to learn
+WIDER = 2  # so many times the units there, if there is four times as much to learn from
 FRESH = 5  # up to which the fit's own errors tell what a prediction can do
 APART = 1 / 32  # of the pixels are not learnt from, and tell it instead
 LEAST_APART = 2000  # fewer tell nothing
@@ -282,7 +283,8 @@ def pilot_steps(
     sample = torch.randint(0, total, (CHUNK,), generator=draw).to(device)
     features, _, _ = around.look(sample)
     spread = features.abs().mean().clamp_min(1e-6) * 1.25
-    sizes = [features.shape[1], recipe.width, recipe.width, recipe.width, 2 * C]
+    width = WIDER * recipe.width if weak and recipe.mirrored else recipe.width
+    sizes = [features.shape[1], width, width, width, 2 * C]
     weights, biases = [], []
     for n, m in itertools.pairwise(sizes):
         scale = (1.0 if m != 2 * C else 0.3) / math.sqrt(n)
