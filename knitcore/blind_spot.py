@@ -30,7 +30,8 @@ RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
 ROUNDS = 7  # a pixel is learnt from so often each way: more, and its noise is learnt by heart
 MANY = 2**15  # pixels: of fewer, strong noise is learnt by heart however they are mirrored
 LONGER = 2  # so many times the steps where noise is weak, and there is more to learn
-WIDER = 2  # so many times the units there, if there is four times as much to learn from
+WIDER = 2  # so many times the units there, if there is four times as much to learn from,
+WIDER_ROUNDS = 5  # and fewer rounds each way, since they learn noise by heart sooner
 FRESH = 5  # up to which the fit's own errors tell what a prediction can do
 APART = 1 / 32  # of the pixels are not learnt from, and tell it instead
 LEAST_APART = 2000  # fewer tell nothing
@@ -283,7 +284,8 @@ def pilot_steps(
     sample = torch.randint(0, total, (CHUNK,), generator=draw).to(device)
     features, _, _ = around.look(sample)
     spread = features.abs().mean().clamp_min(1e-6) * 1.25
-    width = WIDER * recipe.width if weak and recipe.mirrored else recipe.width
+    wider = weak and recipe.mirrored
+    width = WIDER * recipe.width if wider else recipe.width
     sizes = [features.shape[1], width, width, width, 2 * C]
     weights, biases = [], []
     for n, m in itertools.pairwise(sizes):
@@ -307,7 +309,9 @@ def pilot_steps(
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
     ways = len(MIRRORED) if recipe.mirrored else 1
-    rounds = ROUNDS * (ways if weak else max(1, ways * min(1, total / MANY)))
+    rounds = float(WIDER_ROUNDS * ways if wider else ROUNDS)
+    if ways > 1 and not weak:
+        rounds *= max(1, ways * min(1, total / MANY))
     longest = LONGER * recipe.steps if weak else recipe.steps
     count = min(longest, max(20, int(rounds * total / recipe.batch)))
     fresh = count * recipe.batch < FRESH * total
