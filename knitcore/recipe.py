@@ -341,7 +341,7 @@ class Denoise(Recipe):
         "fast",
         description="'fast' fits a blind-spot patch network and refines it by patch posteriors; "
         "'quality' fits for longer, mirrored as well, looks for similar patches turned and mirrored, and "
-        "refines colours further, for four to five times the time; "
+        "refines colours further, for three to seven times the time; "
         "'paper' follows the article equation by equation on the whole image (hours on a CPU).",
     )
 
@@ -410,7 +410,7 @@ class Denoise(Recipe):
     mirrored: bool = Field(
         False,
         description="Let the blind-spot network learn from mirrored surroundings as well, four times as "
-        "much, and take the mean of what it predicts from each.",
+        "much, and take the mean of what it predicts from each; where noise is weak with twice the units.",
     )
     patch: int | None = Field(
         None,
