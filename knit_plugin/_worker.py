@@ -131,15 +131,14 @@ class Job:
         except KnitError as error:
             self._outcome.error = str(error)
         except Exception as error:
-            if memory_ran_out(error):
-                text = f"not enough memory ({error or 'none left'}): crop the image first"
-                self._outcome.error = text
-                return
-            logging.getLogger(__name__).exception("%s failed", self._title)
-            self._outcome.error = (
-                f"{self._title}: unexpected {type(error).__name__}: {error}. "
-                "The log holds the details; please report it."
-            )
+            text = f"not enough memory ({error or 'none left'}): crop the image first"
+            if not memory_ran_out(error):
+                logging.getLogger(__name__).exception("%s failed", self._title)
+                text = (
+                    f"{self._title}: unexpected {type(error).__name__}: {error}. "
+                    "The log holds the details; please report it."
+                )
+            self._outcome.error = text
         finally:
             if steps is not None:
                 steps.close()

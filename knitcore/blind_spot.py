@@ -309,14 +309,15 @@ def pilot_steps(
     optimiser = Adam(parameters)
     reported, ratios = time.monotonic(), []
     ways = len(MIRRORED) if recipe.mirrored else 1
-    rounds = float(WIDER_ROUNDS * ways if wider else ROUNDS)
-    if ways > 1 and not weak:
-        rounds *= max(1, ways * min(1, total / MANY))
+    # so many times as many pixels there seem to be
+    seeming = ways if weak else max(1, ways * min(1, total / MANY))
+    rounds = (WIDER_ROUNDS if wider else ROUNDS) * seeming
     longest = LONGER * recipe.steps if weak else recipe.steps
     count = min(longest, max(20, int(rounds * total / recipe.batch)))
     fresh = count * recipe.batch < FRESH * total
-    apart = min(round(APART * total), MOST_APART) if check and not fresh and ways > 1 else 0
-    apart = apart if apart >= LEAST_APART else 0
+    apart = min(round(APART * total), MOST_APART)
+    if fresh or not check or not recipe.mirrored or apart < LEAST_APART:
+        apart = 0
     order = torch.randperm(total, generator=draw) if apart else None
     for step in range(count):
         pixel = torch.randint(0, total - apart, (recipe.batch,), generator=draw)

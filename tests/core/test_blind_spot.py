@@ -15,6 +15,7 @@ from knitcore.blind_spot import (
     predicted_share,
     surround,
 )
+from knitcore.events import drain
 from knitcore.fit import random_source
 from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
@@ -27,18 +28,10 @@ def waves(*shape):
     return np.broadcast_to(6 * np.sin(x / 5) + 4 * np.cos(y / 7), shape).astype(np.float32)
 
 
-def end_of(steps):
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
-
-
 def pilot(values, hidden=None, noise=ONE, check=False, **fields):
     recipe = Denoise(**{"steps": 60, "batch": 512, "width": 48, **fields})
     tensor = torch.tensor(values)
-    return end_of(pilot_steps(surround(tensor, hidden or {(0, 0)}), noise, recipe, "test", check))
+    return drain(pilot_steps(surround(tensor, hidden or {(0, 0)}), noise, recipe, "test", check))
 
 
 @pytest.mark.parametrize("hidden", ["0", "2", "5", "x", "y"])
