@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -91,38 +93,95 @@ def consistency_loss(
     -------
     Tensor, shape (E,)
     """
-    grid = patches.unflatten(1, (-1, *tile)).flatten(-3, -2)
-    # unbind: the gradient of each entry is written once, not as a slice of the whole
-    entry = grid.unbind(-2)
+    grid = patches.unflatten(1, (-1, math.prod(tile))).flatten(-3, -2)
     reach = 1 if patches.shape[-2] > 1 else 0  # patches of a single pixel have no neighbours
-    offsets = list(itertools.product(range(-reach, reach + 1), repeat=len(tile)))
-    middle = len(offsets) // 2
-    reference = entry[middle]
-    total, entries = 0.0 * reference.flatten(1).sum(1), 0
-    for i, scale in enumerate(scales):
-        for k, offset in enumerate(offsets):
-            if i == 0 and k == middle:
-                continue
-            if any(abs(o) * scale >= n for o, n in zip(offset, tile, strict=True)):
-                continue  # no two coordinates are so far apart
-            here = tuple(
-                slice(max(0, -o * scale), n - max(0, o * scale))
-                for o, n in zip(offset, tile, strict=True)
-            )
-            there = tuple(
-                slice(max(0, o * scale), n - max(0, -o * scale))
-                for o, n in zip(offset, tile, strict=True)
-            )
-            error = (entry[i * len(offsets) + k][:, :, *here] - reference[:, :, *there]) ** 2
-            over = tuple(range(1, error.ndim))
-            if core is None or region is None:
-                total = total + error.mean(over)
-            else:
-                pairs = math.prod(n - abs(o) * scale for n, o in zip(region, offset, strict=True))
-                weight = core[:, *there][None, ..., None]
-                total = total + (error * weight).sum(over) / max(1, pairs * error.shape[-1])
-            entries += 1
-    return total / max(entries, 1)
+    pairs = tile_pairs(tile, scales, reach, patches.device)
+    centre = grid[..., patches.shape[-2] // 2, :].flatten(0, 1)
+    pointed = centre.index_select(1, pairs.there.flatten()).view_as(grid)
+    if core is None or region is None:
+        weight = pairs.inside / (pairs.counts(tile) * len(grid[0]))
+    else:
+        weight = pairs.inside * core.flatten(1)[:, pairs.there] / pairs.counts(region)
+    weight = weight[..., None] / (max(1, pairs.entries) * patches.shape[-1])
+    total: torch.Tensor = WeightedSquares.apply(grid - pointed, weight)
+    return total
+
+
+@dataclass(frozen=True)
+class TilePairs:
+    """Which position of a tile each patch entry points to.
+
+    Attributes
+    ----------
+    there : Tensor of int, shape (prod(tile), S*K)
+        Flat positions; the coordinate's own where the entry points out of the tile.
+    inside : Tensor of float32, shape (prod(tile), S*K)
+        1 where there is a pair to compare; 0 for a patch's own centre, too.
+    offsets : Tensor of int, shape (S*K, D)
+        In pixels.
+    entries : int
+        Entries that have any pair.
+    """
+
+    there: torch.Tensor
+    inside: torch.Tensor
+    offsets: torch.Tensor
+    entries: int
+
+    def counts(self, sides: tuple[int, ...]) -> torch.Tensor:
+        """Pairs of each entry in a grid of these sides, (S*K,); 1 where there is none."""
+        left = torch.tensor(sides, device=self.offsets.device) - self.offsets.abs()
+        return left.clamp_min(0).prod(-1).clamp_min(1)
+
+
+@lru_cache(maxsize=8)
+def tile_pairs(
+    tile: tuple[int, ...], scales: tuple[int, ...], reach: int, device: torch.device
+) -> TilePairs:
+    """The pairs of equation (2) in a tile.
+
+    Parameters
+    ----------
+    tile : tuple of int
+    scales : tuple of int
+        Patch spacings in pixels.
+    reach : int
+        Patch entries on each side of the centre.
+    device : torch.device
+
+    Returns
+    -------
+    TilePairs
+    """
+    axes = [torch.arange(side) for side in tile]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    steps = torch.tensor(list(itertools.product(range(-reach, reach + 1), repeat=len(tile))))
+    offsets = torch.cat([steps * scale for scale in scales])
+    there = place[:, None] + offsets
+    inside = ((there >= 0) & (there < torch.tensor(tile))).all(-1)
+    inside[:, len(steps) // 2] = False  # a centre against itself
+    strides = torch.tensor([math.prod(tile[axis + 1 :]) for axis in range(len(tile))])
+    own = torch.arange(len(place))[:, None]
+    flat = torch.where(inside, (there * strides).sum(-1), own)
+    entries = int(inside.any(0).sum())
+    return TilePairs(flat.to(device), inside.float().to(device), offsets.to(device), entries)
+
+
+class WeightedSquares(torch.autograd.Function):
+    """Sum of weight * value**2 over all but the first axis; keeps one array for the gradient, not four."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` is broadcast against `values` (E, ...)."""
+        weighted = values * weight
+        ctx.save_for_backward(weighted)
+        return torch.linalg.vecdot(weighted.flatten(1), values.flatten(1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        """2 * weight * value, for each of the first axis."""
+        [weighted] = ctx.saved_tensors
+        return weighted * (2 * gradient).view(-1, *[1] * (weighted.ndim - 1)), None
 
 
 def degrade_tile(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_cdt, find_objects, label
-from scipy.signal import fftconvolve
 
 from knitcore.metrics import grey_range
 from knitcore.plan import Region
@@ -134,6 +133,8 @@ def _places(
     taken: list[tuple[slice, ...]],
 ) -> list[tuple[slice, ...]]:
     """Up to `count` boxes, near the hole and with alike surroundings, where nothing is missing."""
+    from scipy.signal import fftconvolve  # it imports all of scipy.stats: a third of a second
+
     spatial = unknown.shape[1:]
     window = _window(place, spatial)
     here = tuple(
