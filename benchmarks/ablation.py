@@ -85,6 +85,7 @@ LINES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "one": ("one round of patch posterior and data step", {"passes": 1}),
         "four": ("four rounds", {"passes": 4}),
         "fast": ("eight rounds: **`fast`**", {}),
+        "quality": ("twenty: **`quality`**", {"preset": "quality"}),
         "known": ("`fast` that is told the kernel", {"told": True}),
     },
 }

@@ -42,9 +42,10 @@ NAMES = {
     "tv": "TV deconvolution, kernel known",
     "mlp": "coordinate MLP",
     "blind": "**`fast`**, blind",
+    "quality": "**`quality`**, blind",
     "known": "`fast`, kernel known",
 }
-OURS = ("blind", "known")
+OURS = ("blind", "quality", "known")
 FACTORS = (2, 4)
 KERNELS = ("delta", "diagonal", "round")
 CELLS = [(s, f, k) for s in ("set5", "set14") for f in FACTORS for k in KERNELS]
@@ -248,13 +249,15 @@ def enlarge_mlp(
     return 255 * torch.cat(parts).numpy().reshape(shape)
 
 
-def enlarge_ours(coarse: np.ndarray, factor: int, name: str, known: bool) -> Any:
+def enlarge_ours(
+    coarse: np.ndarray, factor: int, name: str, known: bool = False, preset: str = "fast"
+) -> Any:
     import knitcore
 
     kernel = true_kernel(name, factor) if known else "estimate"
     # the one thing told: coarse pixel i lies on fine pixel i * factor
     return knitcore.super_resolve(
-        coarse, factor, kernel, axes="YXS"[: coarse.ndim], anchor="corner"
+        coarse, factor, kernel, axes="YXS"[: coarse.ndim], anchor="corner", preset=preset
     )
 
 
@@ -262,7 +265,8 @@ ENLARGERS = {
     "bicubic": enlarge_bicubic,
     "tv": enlarge_tv,
     "mlp": enlarge_mlp,
-    "blind": partial(enlarge_ours, known=False),
+    "blind": enlarge_ours,
+    "quality": partial(enlarge_ours, preset="quality"),
     "known": partial(enlarge_ours, known=True),
 }
 
@@ -497,6 +501,7 @@ def main() -> None:
         for kernel in KERNELS
     ]
     keys = dict.fromkeys(OURS, code_key("super-resolve"))
+    keys["quality"] = code_key("super-resolve", preset="quality")
     rows = run_cases(
         partial(measure, data=data), cases, out, FIELDS, keys, options.jobs, options.fresh
     )

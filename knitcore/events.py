@@ -255,3 +255,37 @@ class Alongside(Generic[S, T]):
         """End the generator at its next yield, and wait for that."""
         self._stop.set()
         self._thread.join()
+
+
+def both_halves(
+    halves: list[Generator[None, None, T]], beside: bool
+) -> Generator[None, None, list[T]]:
+    """Work through one or two generators, the second in a thread of its own or after the first.
+
+    Parameters
+    ----------
+    halves : list of generator
+        They share nothing that either changes.
+    beside : bool
+        At once; the result is the same.
+
+    Yields
+    ------
+    None
+
+    Returns
+    -------
+    list
+        What each returns.
+    """
+    other = Alongside(halves[1]) if beside and len(halves) > 1 else None
+    try:
+        found = [(yield from halves[0])]
+        if other is not None:
+            found.append((yield from other.wait()))
+        elif len(halves) > 1:
+            found.append((yield from halves[1]))
+        return found
+    finally:
+        if other is not None:
+            other.close()

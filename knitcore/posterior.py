@@ -9,7 +9,7 @@ of the patch, without a variance-stabilising transform and its inverse.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -34,6 +34,53 @@ def reference_starts(length: int, size: int, stride: int) -> torch.Tensor:
     starts = [*range(0, length - size, stride), length - size]
     starts += starts[-1:] * (-len(starts) % TEAM)
     return torch.tensor(starts).view(-1, TEAM)
+
+
+def team_windows(
+    ys: torch.Tensor,
+    xs: torch.Tensor,
+    shape: tuple[int, int, int],
+    window: int,
+    side: int,
+    at_once: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """References and what they are compared with, some teams at a time.
+
+    Parameters
+    ----------
+    ys, xs : Tensor of int, shapes (R, TEAM) and (S, TEAM)
+        As `reference_starts` gives them.
+    shape : (int, int, int)
+        Planes, rows and columns of the places of patches.
+    window : int
+        How far a team sees beyond its first reference.
+    side : int
+        Of its window; at the far end a window is moved back rather than cut.
+    at_once : int
+        Teams.
+
+    Yields
+    ------
+    reference : Tensor of int, shape (B, TEAM * TEAM)
+        Rows of the `patch_table` of the first plane.
+    candidate : Tensor of int, shape (B, S)
+        Rows of the table of all planes.
+    """
+    planes, high, wide = shape
+    device = ys.device
+    tall, broad = min(side, high), min(side, wide)
+    top = (ys[:, 0] - window).clamp(0, high - tall)
+    left = (xs[:, 0] - window).clamp(0, wide - broad)
+    plane = torch.arange(planes, device=device)[:, None, None] * high * wide
+    down = torch.arange(tall, device=device)[:, None] * wide
+    seen = (plane + down + torch.arange(broad, device=device)).reshape(-1)
+    teams = torch.cartesian_prod(
+        torch.arange(len(ys), device=device), torch.arange(len(xs), device=device)
+    )
+    for chosen in teams.split(at_once):
+        i, j = chosen[:, 0], chosen[:, 1]
+        reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
+        yield reference, (top[i] * wide + left[j])[:, None] + seen
 
 
 def turned_orders(channels: int, size: int, lined: bool, device: torch.device) -> torch.Tensor:
@@ -199,8 +246,8 @@ def alike(values: torch.Tensor, noise: Noise) -> torch.Tensor:
     return torch.where(gain > 0.02, 2 * root / gain.clamp_min(1e-6), values / root.mean())
 
 
-def _sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int) -> torch.Tensor:
-    """Add patches up where they lie: (P, D) to (C, planes, Y, X)."""
+def patch_sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int) -> torch.Tensor:
+    """Add patches up where they lie: (planes * high * wide, C * size * size) to (C, planes, Y, X)."""
     parts = table.view(planes, high, wide, -1, size, size).permute(3, 0, 1, 2, 4, 5)
     out = parts.new_zeros(len(parts), planes, high + size - 1, wide + size - 1)
     for y in range(size):
@@ -274,23 +321,14 @@ def posterior_steps(
         table = table - level.repeat_interleave(size * size)
         square = (table * table).sum(1)
         ys, xs = ys - box[1].start, xs - box[2].start
-        tall, broad = min(side, high), min(side, wide)
-        top = (ys[:, 0] - recipe.window).clamp(0, high - tall)
-        left = (xs[:, 0] - recipe.window).clamp(0, wide - broad)
-        plane = torch.arange(planes, device=device)[:, None, None] * high * wide
-        down = torch.arange(tall, device=device)[:, None] * wide
-        window = (plane + down + torch.arange(broad, device=device)).reshape(-1)
         here = (z - box[0].start) * high * wide
         sums, weights = torch.zeros_like(pilots), torch.zeros_like(pilots)
         counts = pilots.new_zeros(len(pilots))
-        many = min(group, len(window))
-        all_teams = torch.cartesian_prod(
-            torch.arange(len(ys), device=device), torch.arange(len(xs), device=device)
-        )
-        for chosen in all_teams.split(TEAMS if orders is None else TEAMS // len(orders)):
-            i, j = chosen[:, 0], chosen[:, 1]
-            reference = (ys[i][:, :, None] * wide + xs[j][:, None]).reshape(len(chosen), -1)
-            candidate = (top[i] * wide + left[j])[:, None] + window
+        at_once = TEAMS if orders is None else TEAMS // len(orders)
+        teams, shape = len(ys) * len(xs), (planes, high, wide)
+        pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
+        for done, (reference, candidate) in enumerate(pairs, 1):
+            many = min(group, candidate.shape[1])
             members, position = find_groups(
                 table, square, reference + here, candidate, many, orders
             )
@@ -311,11 +349,11 @@ def posterior_steps(
             counts += torch.bincount(at, minlength=len(counts))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
-                yield (number + len(chosen) / len(all_teams)) / len(pieces)
-        total[(slice(None), *box)] += _sums(sums, planes, high, wide, size)
-        weight[(slice(None), *box)] += _sums(weights, planes, high, wide, size)
+                yield (number + min(1, done * at_once / teams)) / len(pieces)
+        total[(slice(None), *box)] += patch_sums(sums, planes, high, wide, size)
+        weight[(slice(None), *box)] += patch_sums(weights, planes, high, wide, size)
         flat = counts[:, None].repeat(1, size * size)
-        count[(slice(None), *box)] += _sums(flat, planes, high, wide, size)
+        count[(slice(None), *box)] += patch_sums(flat, planes, high, wide, size)
     weight.clamp_min_(1e-20)
     clean = total.div_(weight)
     # a harmonic mean: weights are inverse variances

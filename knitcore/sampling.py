@@ -9,19 +9,63 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+MANY_WEIGHTS = 64  # of a kernel, from which transforms are faster than sums
+
 
 @dataclass(frozen=True)
 class _Axis:
-    """Sampling along one axis: padding indices, stride, and the interpolation after it, if any."""
+    """Sampling along one axis: what is padded, stride, and the interpolation after it, if any."""
 
-    mirror: torch.Tensor  # index into the fine axis of each padded pixel
+    first: int  # fine pixels that are seen, from the first to before the last; some lie outside
+    last: int
+    fine: int
     stride: int
     weights: torch.Tensor | None  # (coarse, strided) or none when the samples lie on the grid
+
+    @property
+    def seen(self) -> int:
+        """Pixels with those mirrored."""
+        return self.last - self.first
+
+    def mirrored(self, image: torch.Tensor, axis: int) -> torch.Tensor:
+        """Fine pixels and, beyond the edges, their mirror images: `fine` to `seen`."""
+        before, after = max(0, -self.first), max(0, self.last - self.fine)
+        if max(before, after) > self.fine:
+            return image.index_select(axis, self._index().to(image.device))
+        start, stop = max(0, self.first), min(self.fine, self.last)
+        parts = [
+            image.narrow(axis, 0, before).flip(axis),
+            image.narrow(axis, start, stop - start),
+            image.narrow(axis, self.fine - after, after).flip(axis),
+        ]
+        return torch.cat(parts, axis) if before or after else parts[1]
+
+    def folded(self, image: torch.Tensor, axis: int) -> torch.Tensor:
+        """The transpose of `mirrored`: what lies beyond the edges is added where it came from."""
+        before, after = max(0, -self.first), max(0, self.last - self.fine)
+        shape = list(image.shape)
+        shape[axis] = self.fine
+        out = image.new_zeros(shape)
+        if max(before, after) > self.fine:
+            return out.index_add_(axis, self._index().to(image.device), image)
+        start, stop = max(0, self.first), min(self.fine, self.last)
+        out.narrow(axis, start, stop - start).copy_(image.narrow(axis, before, stop - start))
+        out.narrow(axis, 0, before).add_(image.narrow(axis, 0, before).flip(axis))
+        out.narrow(axis, self.fine - after, after).add_(
+            image.narrow(axis, self.seen - after, after).flip(axis)
+        )
+        return out
+
+    def _index(self) -> torch.Tensor:
+        """Fine pixel of each padded one, however far beyond."""
+        index = torch.arange(self.first, self.last) % (2 * self.fine)
+        return torch.where(index < self.fine, index, 2 * self.fine - 1 - index)
 
 
 class Degradation:
@@ -67,8 +111,11 @@ class Degradation:
         """(C, *fine) to (C, *coarse), with another kernel of the same shape if one is given."""
         kernel = self.kernel if kernel is None else kernel
         for number, axis in enumerate(self.axes):
-            image = image.index_select(number + 1, axis.mirror)
-        image = self._conv(image[:, None], kernel[None, None], stride=self._stride)[:, 0]
+            image = axis.mirrored(image, number + 1)
+        if kernel is self.kernel and kernel.numel() >= MANY_WEIGHTS:
+            image = self._blurred(image)
+        else:
+            image = self._conv(image[:, None], kernel[None, None], stride=self._stride)[:, 0]
         for number, axis in enumerate(self.axes):
             if axis.weights is not None:
                 image = (image.movedim(number + 1, -1) @ axis.weights.T).movedim(-1, number + 1)
@@ -81,37 +128,42 @@ class Degradation:
                 image = (image.movedim(number + 1, -1) @ axis.weights).movedim(-1, number + 1)
         image = self._spread(image)
         for number, axis in enumerate(self.axes):
-            shape = list(image.shape)
-            shape[number + 1] = self.fine[number]
-            mirror = axis.mirror[: image.shape[number + 1]]
-            image = image.new_zeros(shape).index_add_(number + 1, mirror, image)
+            image = axis.folded(image, number + 1)
         return image
 
     def _spread(self, image: torch.Tensor) -> torch.Tensor:
         """Each coarse value times the kernel round its sample, summed: the strided transpose."""
-        if self.kernel.numel() < 64:  # faster than transforms
+        if self.kernel.numel() < MANY_WEIGHTS:
             return self._back(
                 image[:, None].contiguous(), self.kernel[None, None], stride=self._stride
             )[:, 0]
+        sizes = [axis.seen for axis in self.axes]
+        places = [
+            slice(0, (n - 1) * step + 1, step)
+            for n, step in zip(image.shape[1:], self._stride, strict=True)
+        ]
+        sparse = image.new_zeros((len(image), *sizes))
+        sparse[(slice(None), *places)] = image
+        return self._filtered(sparse, turned=False)[(slice(None), *(slice(0, n) for n in sizes))]
+
+    def _blurred(self, padded: torch.Tensor) -> torch.Tensor:
+        """The convolution at every `stride`-th place where the kernel lies inside, by transforms."""
+        inside = [
+            slice(0, n - k + 1, step)
+            for n, k, step in zip(padded.shape[1:], self.kernel.shape, self._stride, strict=True)
+        ]
+        return self._filtered(padded, turned=True)[(slice(None), *inside)]
+
+    def _filtered(self, image: torch.Tensor, turned: bool) -> torch.Tensor:
+        """Circular convolution with the kernel, or correlation (`turned`), at a fast length."""
         dims = tuple(range(1, image.ndim))
-        sizes = [len(axis.mirror) for axis in self.axes]
-        lengths = [_fast_length(n) for n in sizes]
-        sparse = image.new_zeros((len(image), *lengths))
-        sparse[
-            (
-                slice(None),
-                *(
-                    slice(0, (n - 1) * step + 1, step)
-                    for n, step in zip(image.shape[1:], self._stride, strict=True)
-                ),
-            )
-        ] = image
+        lengths = [_fast_length(axis.seen) for axis in self.axes]
         if self._transformed is None:
             self._transformed = torch.fft.rfftn(self.kernel, s=lengths)
-        full = torch.fft.irfftn(
-            torch.fft.rfftn(sparse, dim=dims) * self._transformed, s=lengths, dim=dims
+        factor = self._transformed.conj() if turned else self._transformed
+        return torch.fft.irfftn(
+            torch.fft.rfftn(image, s=lengths, dim=dims) * factor, s=lengths, dim=dims
         )
-        return full[(slice(None), *(slice(0, n) for n in sizes))]
 
     def spectrum(self) -> torch.Tensor:
         """Eigenvalues of A A', the map after its transpose, as if it were circulant."""
@@ -124,6 +176,7 @@ class Degradation:
         return torch.fft.rfftn(answer).real.clamp_min(0)
 
 
+@cache
 def _fast_length(least: int) -> int:
     """The next length whose transform is fast: 2^a 3^b 5^c."""
     return min(
@@ -151,9 +204,7 @@ def _axis(
             below = math.floor(place)
             table[row, below - 1 - first : below + 3 - first] = cubic_weights(place - below)
         weights = torch.as_tensor(table, dtype=torch.float32, device=device)
-    index = np.arange(first, last + size) % (2 * fine)
-    index = np.where(index < fine, index, 2 * fine - 1 - index)
-    return _Axis(torch.as_tensor(index, device=device), stride, weights)
+    return _Axis(first, last + size, fine, stride, weights)
 
 
 def cubic_weights(t: float) -> np.ndarray:

@@ -274,19 +274,47 @@ def _fit(
             cov[1, 1] = known
         return cov
 
-    def cost(t: np.ndarray) -> float:
+    def slopes(factor: np.ndarray, of_cov: np.ndarray) -> np.ndarray:
+        """Gradient by the factor's numbers, from that by the covariance's yy, xx and yx."""
+        yy, xx, yx = of_cov
+        (sy, sx), xx = scale, 0.0 if known is not None else xx
+        if family == "delta":
+            return np.zeros(0)
+        if family == "round":
+            return np.array([2 * factor[0] * (grown[0] * sy * sy * yy + grown[1] * sx * sx * xx)])
+        a, b, c = factor
+        return np.array(
+            [
+                2 * a * sy * sy * yy + b * sy * sx * yx,
+                2 * b * sx * sx * xx + a * sy * sx * yx,
+                2 * c * sx * sx * xx,
+            ]
+        )
+
+    def cost(t: np.ndarray) -> tuple[float, np.ndarray]:
+        """Misfit and prior, and their gradient."""
         cov = spread(t[7:])
         blur = cov[0, 0] * y * y + cov[1, 1] * x * x + 2 * cov[0, 1] * y * x
         level = t[0] - t[1] * distance - blur + base + np.tensordot(t[3:7], harmonics, 1)
-        model = np.log(np.exp(level).sum(0) + np.exp(t[2]))
+        parts, floor = np.exp(level), math.exp(t[2])
+        total = parts.sum(0) + floor
+        off = (np.log(total) - power) / 0.3
         # near a line for large misfits: single lines and rings of a picture are no power law
-        misfit = np.sqrt(1 + np.square((power - model) / 0.3)) - 1
-        prior = ((t[1] - 2.2) / 0.35) ** 2 + 4 * (t[2] - expected) ** 2
-        return (
-            100 * float((weight * misfit).sum() / weight.sum())
-            + prior
-            + float(np.square(t[3:7] / 0.4).sum())
-        )
+        far = np.sqrt(1 + np.square(off))
+        found = 100 * float((weight * (far - 1)).sum() / weight.sum())
+        found += ((t[1] - 2.2) / 0.35) ** 2 + 4 * (t[2] - expected) ** 2
+        found += float(np.square(t[3:7] / 0.4).sum())
+        by_total = 100 / 0.3 * weight / weight.sum() * off / far / total
+        by_level = by_total * parts
+        of_cov = np.array([-(by_level * v).sum() for v in (y * y, x * x, 2 * y * x)])
+        gradient = [
+            by_level.sum(),
+            2 * (t[1] - 2.2) / 0.35**2 - (by_level * distance).sum(),
+            8 * (t[2] - expected) + by_total.sum() * floor,
+            *(np.tensordot(harmonics, by_level, 2) + 2 * t[3:7] / 0.4**2),
+            *slopes(t[7:], of_cov),
+        ]
+        return found, np.array(gradient)
 
     choices: dict[str, list[tuple[float, ...]]] = {
         "delta": [()],
@@ -298,6 +326,7 @@ def _fit(
         minimize(
             cost,
             np.array([strength, 2.2, expected, 0, 0, 0, 0, *start]),
+            jac=True,
             method="L-BFGS-B",
             bounds=[(None, 60), (0.5, 4), (expected - 2, expected + 2)]
             + [(-3, 3)] * 4

@@ -187,7 +187,9 @@ def _super_resolve(
             from knitcore.knitting import knit_enlarged
 
             return knit_enlarged(canvas, factors, kernel, run, device, colours, previews)
-        return upscale_steps(canvas.values, factors, kernel, recipe, device, canvas.key, joint)
+        return upscale_steps(
+            canvas.values, factors, kernel, recipe, device, canvas.key, joint, run.cores
+        )
 
     def paste(canvas: Canvas, done: Upscaled) -> tuple[np.ndarray, np.ndarray]:
         run.pass_on(done.notes, canvas)

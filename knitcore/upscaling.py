@@ -15,7 +15,7 @@ The last step is a data step, so that degrading the result gives back the input.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -32,10 +32,19 @@ from knitcore.degradation import (
     sample_origin,
     starting_kernel,
 )
-from knitcore.events import Note, Stage
+from knitcore.events import Note, Stage, both_halves, relayed
 from knitcore.fit import random_source
 from knitcore.noise import estimate_noise
 from knitcore.noise_model import grey_step
+from knitcore.posterior import (
+    TEAM,
+    TEAMS,
+    find_groups,
+    patch_sums,
+    patch_table,
+    reference_starts,
+    team_windows,
+)
 from knitcore.recipe import SuperResolve
 from knitcore.sampling import Degradation, back_project, enlarge
 from knitcore.spectrum import WIDEST, flat_noise, noise_floor
@@ -50,6 +59,7 @@ LEAST_NOISE = {"sharp": 0.02, "blurred": 0.25}
 EDGE = 18.0  # gradient at which total variation expects an edge; of 9, 18 and 22 on three of Set5
 ROUNDING = 1e-5  # of single precision, in a sum of some dozen products
 WIDE = 0.6  # sigma in coarse pixels from which next to no structure is left at the finest detail
+GROUPS = 256  # solved at once
 SHARP = 0.2  # a kernel with a sigma below this, in coarse pixels, is taken for none
 
 
@@ -89,6 +99,7 @@ def upscale_steps(
     device: torch.device,
     key: str = "",
     joint: bool = True,
+    cores: int = 1,
 ) -> Generator[Stage, None, Upscaled]:
     """Enlarge a canvas.
 
@@ -109,6 +120,8 @@ def upscale_steps(
         Not needed: nothing here is drawn at random.
     joint : bool
         Three channels are colours: they share the groups of patches, found on their mean.
+    cores : int
+        With two, halves of the patches are worked on at once, with the same result.
 
     Yields
     ------
@@ -151,6 +164,7 @@ def upscale_steps(
     fine = output_shape(values.shape[1:], scale)
     image = np.empty((len(values), *fine), np.float32)
     std = np.empty_like(image)
+    beside = cores >= 2 * torch.get_num_threads() and device.type == "cpu"
     blocks = _blocks(values.shape[1:], fine, scale, recipe.block, kernel.shape)
     pieces, done = len(groups) * len(blocks), 0
     for channels, (low, unit), sigma in zip(groups, units, noise, strict=True):
@@ -159,7 +173,7 @@ def upscale_steps(
             sides = [f.stop - f.start for f in block.fine]
             origin = block.origin(scale, anchor)
             degrade = Degradation(kernel, data.shape[1:], sides, scale, origin, device)
-            inner = _solve(degrade, data, scale, origin, max(sigma, least), sharp, recipe)
+            inner = _solve(degrade, data, scale, origin, max(sigma, least), sharp, recipe, beside)
             try:
                 while True:
                     part, text, found = next(inner)
@@ -287,6 +301,7 @@ def _solve(
     noise: float,
     sharp: bool,
     recipe: SuperResolve,
+    beside: bool,
 ) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
     """One block, in units of a 255th of the image's range; yields the share done and the image."""
     start = image = enlarge(data, degrade.fine, scale, origin)
@@ -312,8 +327,8 @@ def _solve(
         part = 0.32 + 0.66 * number / len(errors)
         mixed = torch.einsum("ij,j...->i...", OPPONENT.to(image), image) if colours else image
         if number % 2 == 0:
-            members = yield from _searched(mixed[0], recipe, part)
-        guess = yield from _posterior(mixed, members, error, recipe.patch, part)
+            members = yield from _searched(mixed[0], recipe, part, beside)
+        guess = yield from _posterior(mixed, members, error, recipe.patch, part, beside)
         guess = torch.einsum("ji,j...->i...", OPPONENT.to(image), guess) if colours else guess
         image = back_project(degrade, guess, data, (noise / error) ** 2, 4)
         yield part, "patch posterior", image
@@ -407,98 +422,107 @@ def _slope_back(slope: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _searched(
-    image: torch.Tensor, recipe: SuperResolve, part: float
+    image: torch.Tensor, recipe: SuperResolve, part: float, beside: bool
 ) -> Generator[Step, None, list[torch.Tensor]]:
-    """For each plane (Y, X): numbers of the patches of each group, (groups, members), its own first."""
-    found = []
+    """For each plane (Y, X): rows of `patch_table` of each group, (groups, members)."""
+    found, told = [], (part, "find similar patches", None)
     for plane in image.reshape(-1, *image.shape[-2:]):
         size = min(recipe.patch, *plane.shape)
-        height, width = plane.shape
-        rows, columns = (
-            torch.unique(
-                torch.cat([torch.arange(0, n - size + 1, recipe.stride), torch.tensor([n - size])])
-            )
-            for n in plane.shape
-        )
-        rows, columns = rows.to(plane.device), columns.to(plane.device)
-        reach = min(recipe.window, min(plane.shape) - size)
-        steps = range(-reach, reach + 1)
-        y, x = (g.reshape(-1) for g in torch.meshgrid(rows, columns, indexing="ij"))
-        distance = plane.new_full((len(steps) ** 2, len(y)), float("inf"))
-        count = 0
-        for dy in steps:
-            for dx in steps:
-                a = plane[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
-                b = plane[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
-                mean = F.avg_pool2d((a - b).square_()[None, None], size, 1)[0, 0]
-                inside = [
-                    (rows + dy >= 0) & (rows + dy <= height - size),
-                    (columns + dx >= 0) & (columns + dx <= width - size),
-                ]
-                some = mean[rows[inside[0]] - max(0, -dy)][:, columns[inside[1]] - max(0, -dx)]
-                mask = (inside[0][:, None] & inside[1]).reshape(-1)
-                distance[count, mask] = some.reshape(-1)
-                count += 1
-            yield part, "find similar patches", None
-        distance[count // 2] = -1  # itself, though others be equal: each pixel must be in a group
-        parts = []
-        for some in torch.arange(len(y), device=plane.device).split(4096):
-            best = distance[:, some].T.topk(min(recipe.group, count), 1, largest=False)
-            number = best.indices
-            target = (y[some, None] + number // len(steps) - reach) * (width - size + 1)
-            target = target + x[some, None] + number % len(steps) - reach
-            # at a border fewer patches are within reach: the patch itself stands in for the others
-            own = (y * (width - size + 1) + x)[some, None]
-            parts.append(torch.where(best.values.isinf(), own, target))
-            yield part, "find similar patches", None
-        found.append(torch.cat(parts))
+        stride = min(recipe.stride, size)  # or pixels between the patches would have no answer
+        # distances are differences of squares: about the mean they lose fewer digits
+        table = patch_table((plane - plane.mean())[None, None], size)
+        ys, xs = (reference_starts(n, size, stride).to(plane.device) for n in plane.shape)
+        shape = (1, *(n - size + 1 for n in plane.shape))
+        side = (TEAM - 1) * stride + 1 + 2 * recipe.window
+        groups = [
+            _groups(table, team_windows(some, xs, shape, recipe.window, side, TEAMS), recipe.group)
+            for some in ys.chunk(2)
+        ]
+        halves = both_halves(groups, beside)
+        found.append(torch.cat((yield from relayed(halves, lambda _: told))))
     return found
 
 
+def _groups(
+    table: torch.Tensor, windows: Iterator[tuple[torch.Tensor, torch.Tensor]], group: int
+) -> Generator[None, None, torch.Tensor]:
+    """The groups of some teams."""
+    square = (table * table).sum(1)
+    found = []
+    for reference, candidate in windows:
+        most = min(group, candidate.shape[1])
+        found.append(find_groups(table, square, reference, candidate, most)[0])
+        yield
+    return torch.cat(found)
+
+
 def _posterior(
-    image: torch.Tensor, members: list[torch.Tensor], error: float, patch: int, part: float
+    image: torch.Tensor,
+    members: list[torch.Tensor],
+    error: float,
+    patch: int,
+    part: float,
+    beside: bool,
 ) -> Generator[Step, None, torch.Tensor]:
     """Posterior mean of each patch under the Gaussian of its group; overlaps averaged.
 
     Patches that are better known count for more: by one over the mean of their posterior variance.
     """
     result = torch.empty_like(image)
-    channels = len(image)
-    planes = image.reshape(channels, -1, *image.shape[-2:])
+    planes = image.reshape(len(image), -1, *image.shape[-2:])
     target = result.view_as(planes)
-    for number, numbers in enumerate(members):
-        plane = planes[:, number]
-        size = min(patch, *plane.shape[-2:])
-        pixels = size * size
-        columns = F.unfold(plane[None], size)[0].view(channels, pixels, -1).permute(2, 0, 1)
-        columns = columns.contiguous()
-        total, count = torch.zeros_like(columns), columns.new_zeros(len(columns))
-        eye = torch.eye(pixels, device=image.device)
-        noise = error**2 * eye
-        for chunk in numbers.split(1024):
-            group = columns[chunk].transpose(1, 2)  # groups, C, members, pixels
-            mean = group.mean(2, keepdim=True)
-            group = group - mean
-            cov = group.transpose(-1, -2) @ group / (chunk.shape[1] - 1)
-            # beside a hot pixel's variance the noise would be lost in rounding
-            least = cov.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None] * ROUNDING
-            root = torch.linalg.cholesky(cov + noise + least * eye)
-            gain = -(error**2) * torch.cholesky_inverse(root)
-            guess = (mean + group + group @ gain).transpose(1, 2)
-            # in units of the noise's; the mean is no better known than by so many noisy patches
-            distinct = 1 + (chunk[:, 1:] != chunk[:, :1]).sum(1)
-            variance = 1 + gain.diagonal(dim1=-2, dim2=-1).mean((1, 2)) + 1 / distinct
-            sure = (1 / variance)[:, None].expand(chunk.shape)
-            guess *= sure[..., None, None]
-            total.index_add_(0, chunk.reshape(-1), guess.reshape(-1, channels, pixels))
-            count.index_add_(0, chunk.reshape(-1), sure.reshape(-1))
-            yield part, "patch posterior", None
-        shape = plane.shape[-2:]
-        summed = F.fold(total.reshape(len(columns), -1).T[None].contiguous(), shape, size)[0]
-        times = F.fold(count.expand(1, pixels, -1).contiguous(), shape, size)[0]
-        target[:, number] = summed / times
-        yield part, "patch posterior", None
+    told: Step = (part, "patch posterior", None)
+    for number, rows in enumerate(members):
+        size = min(patch, *planes.shape[-2:])
+        high, wide = (n - size + 1 for n in planes.shape[-2:])
+        for channel, plane in enumerate(planes[:, number]):
+            table = patch_table(plane[None, None], size)
+            sums = [_group_sums(table, half, error, (high, wide)) for half in rows.chunk(2)]
+            halves = yield from relayed(both_halves(sums, beside), lambda _: told)
+            total, count = (sum(parts[1:], parts[0]) for parts in zip(*halves, strict=True))
+            target[channel, number] = total / count
     return result
+
+
+def _group_sums(
+    table: torch.Tensor, rows: torch.Tensor, error: float, shape: tuple[int, int]
+) -> Generator[None, None, tuple[torch.Tensor, torch.Tensor]]:
+    """Weighted sum of the posterior means of one channel's patches at each pixel, and the weights'.
+
+    Parameters
+    ----------
+    table : Tensor, shape (P, D)
+        All patches.
+    rows : Tensor of int, shape (G, K)
+        Groups of them.
+    error : float
+        Standard deviation of the white noise that the patches are taken to have.
+    shape : (int, int)
+        Rows and columns of patches.
+    """
+    total, count = torch.zeros_like(table), table.new_zeros(len(table))
+    eye = torch.eye(table.shape[1], device=table.device)
+    for chunk in rows.split(GROUPS):
+        seen = table[chunk]
+        group = seen - seen.mean(1, keepdim=True)
+        cov = group.transpose(1, 2) @ group / max(1, chunk.shape[1] - 1)
+        # beside a hot pixel's variance the noise would be lost in rounding
+        least = cov.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] * ROUNDING
+        root = torch.linalg.cholesky(cov + (error**2 + least) * eye)
+        half = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
+        gain = half.transpose(1, 2) @ half
+        guess = torch.baddbmm(seen, group, gain, alpha=-(error**2))
+        # in units of the noise's; the mean is no better known than by so many noisy patches
+        left = 1 - error**2 * gain.diagonal(dim1=1, dim2=2).mean(1)
+        sure = (1 / (left + 1 / chunk.shape[1]))[:, None].expand(chunk.shape)
+        guess *= sure[..., None]
+        total.index_add_(0, chunk.reshape(-1), guess.flatten(0, 1))
+        count.index_add_(0, chunk.reshape(-1), sure.reshape(-1))
+        yield
+    side = math.isqrt(table.shape[1])
+    around = F.pad(count.view(1, 1, *shape), (side - 1,) * 4)
+    weights = F.avg_pool2d(around, side, 1, divisor_override=1)[0, 0]
+    return patch_sums(total, 1, *shape, side)[0, 0], weights
 
 
 def consistency(
