@@ -395,7 +395,9 @@ def _run(row: Row, plan: _Plan, values: dict[str, Any], terminal: Terminal) -> N
     except (MemoryError, RuntimeError, ValueError, ImportError, ArithmeticError) as error:
         if values["debug"]:
             raise
-        row.status = f"failed: {internal(error)}"
+        from knitcore.errors import memory_ran_out
+
+        row.status = f"failed: {'not enough memory' if memory_ran_out(error) else internal(error)}"
 
 
 def _follow(

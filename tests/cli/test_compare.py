@@ -146,6 +146,22 @@ def test_a_method_that_fails_costs_its_row_only(folder, knit, monkeypatch):
     assert "Traceback" not in result.stderr
 
 
+def test_memory_that_does_not_do_for_a_method_is_told_as_such(folder, knit, monkeypatch):
+    import torch
+
+    from knitcore.baselines import classical
+
+    def hungry(*args, **kwargs):
+        return torch.empty(2**55)
+
+    monkeypatch.setattr(classical, "inpaint_biharmonic", hungry)
+    words = ["compare", "inpaint", "cells.tif", "--mask", "dust.png", "-o", "out"]
+    knit(*words, "--methods", "biharmonic,harmonic", code=1)
+    rows = table(folder / "out")
+    assert rows["biharmonic"]["status"] == "failed: not enough memory"
+    assert rows["harmonic"]["status"] == "done"
+
+
 def test_a_package_that_is_not_installed_is_named_and_no_failure(folder, knit, monkeypatch):
     monkeypatch.setattr("knitcore.baselines.methods.find_spec", lambda name: None)
     words = "compare denoise cells.tif -o out --methods bm3d,nlm -q"

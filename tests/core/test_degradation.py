@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import convolve, gaussian_filter
 from skimage import data as pictures
 
+from knitcore import spectrum
 from knitcore.degradation import (
     checked_kernel,
     collapse_kernel,
@@ -19,7 +22,7 @@ from knitcore.degradation import (
     sample_origin,
     starting_kernel,
 )
-from knitcore.sampling import Degradation, back_project, cubic_weights
+from knitcore.sampling import Degradation, _Axis, back_project, cubic_weights
 from knitcore.spectrum import flat_noise
 
 CASES = [
@@ -98,6 +101,20 @@ def test_samples_lie_where_the_geometry_says(scale, anchor):
         place = place + ((scale[axis] - 1) / 2 if anchor == "centre" else 0)
         line = np.take(seen, 5, 1 - axis)
         np.testing.assert_allclose(line[3:-3], place[3:-3], atol=1e-3)
+
+
+@given(st.integers(1, 9), st.integers(-24, 4), st.integers(1, 30))
+def test_beyond_the_edges_the_image_is_mirrored_however_far(fine, first, length):
+    """And what comes back is added up where it came from."""
+    last = max(first + length, 1)
+    first = min(first, fine - 1)
+    axis = _Axis(first, last, fine, 1, None)
+    image = torch.arange(2 * fine, dtype=torch.float32).view(2, fine)
+    expected = np.pad(image.numpy(), [(0, 0), (40, 40)], "symmetric")[:, 40 + first : 40 + last]
+    np.testing.assert_array_equal(axis.mirrored(image, 1), expected)
+    answer = torch.randn(2, last - first)
+    there = (axis.mirrored(image, 1) * answer).sum()
+    torch.testing.assert_close(there, (image * axis.folded(answer, 1)).sum())
 
 
 def test_blur_and_borders_are_those_of_scipy():
@@ -194,3 +211,22 @@ def test_the_kernel_is_found_blindly(family, sigmas, angle, scale):
     if family == "oblong":
         assert facts["angle"] == pytest.approx(angle, abs=5)
     assert noise < 1
+
+
+@pytest.mark.parametrize("scale", [(2, 2), (2.5, 1)])
+def test_the_fit_of_the_spectrum_goes_down_its_true_slope(scale, monkeypatch):
+    apart = []
+    minimize = spectrum.minimize
+
+    def checked(cost, start, **options):
+        at = start + np.random.default_rng(0).normal(0, 0.05, len(start))
+        steps = 1e-6 * np.eye(len(at))
+        seen = np.array([(cost(at + step)[0] - cost(at - step)[0]) / 2e-6 for step in steps])
+        apart.append(np.abs(cost(at)[1] - seen).max() / np.abs(seen).max())
+        return minimize(cost, start, **options)
+
+    monkeypatch.setattr(spectrum, "minimize", checked)
+    image = pictures.astronaut()[::2, ::2].astype(np.float32).transpose(2, 0, 1)
+    estimate_kernel(image, scale)
+    assert len(apart) > 3
+    assert max(apart) < 1e-6

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from knitcore.events import Alongside, drain
+from knitcore.events import Alongside, both_halves, drain
 
 
 def counting(last: int, seconds: float = 0.0):
@@ -53,3 +53,34 @@ def test_closing_ends_it_at_its_next_step_and_runs_its_clean_up() -> None:
     waiting.close()  # as a cancelled run does
     assert ended.is_set()
     begun.close()  # once more does no harm
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("many", [1, 2])
+def test_halves_give_the_same_at_once_and_one_after_the_other(many: int, beside: bool) -> None:
+    def quiet(last: int):
+        yield from (None for _ in range(last))
+        return last
+
+    halves = [quiet(last) for last in (3, 5)[:many]]
+    assert drain(both_halves(halves, beside)) == [3, 5][:many]
+
+
+def test_a_half_under_way_ends_with_the_other() -> None:
+    ended = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                time.sleep(0.01)
+                yield
+        finally:
+            ended.set()
+
+    def failing():
+        yield
+        raise ValueError("out of paper")
+
+    with pytest.raises(ValueError, match="out of paper"):
+        drain(both_halves([failing(), endless()], beside=True))
+    assert ended.is_set()

@@ -1,5 +1,6 @@
 """The article's equations on arrays small enough to check by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -65,6 +66,31 @@ def test_consistency_of_one_wrong_entry():
     patches[:, :, 1, 3] += 1
     loss = consistency_loss(patches, (12, 12), SCALES)
     assert math.isclose(loss.item(), 1 / 17, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [(12, 12), (3, 5), (2, 7, 6), (9,)])
+def test_consistency_is_equation_2_pair_by_pair(tile):
+    scales, draw = (1, 2, 4), torch.Generator().manual_seed(4)
+    offsets = list(itertools.product((-1, 0, 1), repeat=len(tile)))
+    shape = (2, 3, *tile, len(scales), len(offsets), 2)
+    patches = torch.rand(shape, generator=draw, requires_grad=True)
+    middle, total, terms = len(offsets) // 2, 0.0, 0
+    for i, scale in enumerate(scales):
+        for k, offset in enumerate(offsets):
+            found = []
+            for here in itertools.product(*map(range, tile)):
+                there = tuple(h + scale * o for h, o in zip(here, offset, strict=True))
+                inside = all(0 <= t < n for t, n in zip(there, tile, strict=True))
+                if inside and (i, k) != (0, middle):  # a centre at another scale is a pair, too
+                    own = patches[:, :, *there, 0, middle]
+                    found.append((patches[:, :, *here, i, k] - own) ** 2)
+            if found:
+                total, terms = total + torch.stack(found, 1).mean((1, 2, 3)), terms + 1
+    expected = total / terms
+    seen = consistency_loss(patches.flatten(1, 1 + len(tile)), tile, scales)
+    torch.testing.assert_close(seen, expected)
+    slopes = [torch.autograd.grad(v.sum(), patches, retain_graph=True)[0] for v in (seen, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_consistency_over_passes_equals_the_whole_region():

@@ -32,7 +32,7 @@ def degraded(truth, kernel, scale, anchor="centre"):
     return degrade(torch.tensor(truth)).numpy().round().clip(0, 255)
 
 
-def upscale(values, scale, kernel="estimate", joint=True, **fields):
+def upscale(values, scale, kernel="estimate", joint=True, cores=1, **fields):
     steps = upscale_steps(
         np.asarray(values, np.float32),
         scale,
@@ -41,6 +41,7 @@ def upscale(values, scale, kernel="estimate", joint=True, **fields):
         CPU,
         "",
         joint,
+        cores,
     )
     seen = []
     try:
@@ -205,3 +206,25 @@ def test_expected_error_is_of_the_size_of_the_error():
     assert 0.4 < np.sqrt(np.square(error).mean() / np.square(done.std).mean()) < 2.5
     large = done.std > np.median(done.std)
     assert error[large].mean() > 1.5 * error[~large].mean()
+
+
+def test_two_cores_give_the_pixels_of_one():
+    image = photograph(48)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        (one, _), (two, _) = (upscale(image, (2, 2), cores=cores, passes=2) for cores in (1, 2))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(one.image, two.image)
+    np.testing.assert_array_equal(one.std, two.std)
+
+
+def test_more_rounds_are_nearer_to_the_truth():
+    """The preset `quality` has more than twice as many."""
+    truth = photograph()
+    seen = degraded(truth, gaussian_kernel((1.6, 1.6), 0, (True, True)), (2, 2))
+    rounds = [make_recipe("super-resolve", preset=name).passes for name in ("fast", "quality")]
+    few, many = (psnr(upscale(seen, (2, 2), passes=n)[0].image, truth) for n in rounds)
+    assert rounds == [8, 20]
+    assert many > few + 0.02
