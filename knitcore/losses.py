@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -95,54 +96,55 @@ def consistency_loss(
     """
     grid = patches.unflatten(1, (-1, math.prod(tile))).flatten(-3, -2)
     reach = 1 if patches.shape[-2] > 1 else 0  # patches of a single pixel have no neighbours
-    pairs = tile_pairs(tile, scales, reach, patches.device)
-    centre = grid[..., patches.shape[-2] // 2, :].flatten(0, 1)
-    pointed = centre.index_select(1, pairs.there.flatten()).view_as(grid)
-    if core is None or region is None:
-        weight = pairs.inside / (pairs.counts(tile) * len(grid[0]))
-    else:
-        weight = pairs.inside * core.flatten(1)[:, pairs.there] / pairs.counts(region)
-    weight = weight[..., None] / (max(1, pairs.entries) * patches.shape[-1])
-    total: torch.Tensor = WeightedSquares.apply(grid - pointed, weight)
-    return total
+    over = tile if core is None or region is None else region
+    pairs = tile_pairs(tile, over, scales, reach, patches.device)
+    weight = pairs.weight / len(grid[0]) if core is None else pairs.weight * pairs.seen_in(core)
+    found: torch.Tensor = PairedSquares.apply(grid, weight[..., None] / grid.shape[-1], pairs)
+    return found
 
 
 @dataclass(frozen=True)
 class TilePairs:
-    """Which position of a tile each patch entry points to.
+    """Which position of a tile each patch entry points to, for n positions and J = S*K entries.
 
     Attributes
     ----------
-    there : Tensor of int, shape (prod(tile), S*K)
+    there : Tensor of int, shape (n, J)
         Flat positions; the coordinate's own where the entry points out of the tile.
-    inside : Tensor of float32, shape (prod(tile), S*K)
-        1 where there is a pair to compare; 0 for a patch's own centre, too.
-    offsets : Tensor of int, shape (S*K, D)
-        In pixels.
-    entries : int
-        Entries that have any pair.
+    back : Tensor of int, shape (n, J)
+        The other way: flat index into (n, J) of the entry that points here, or of this position's own
+        centre, which is no pair.
+    weight : Tensor of float32, shape (n, J)
+        What a pair's square counts for, in a mean over pairs and entries; 0 where there is no pair.
+    centre : int
+        Entry of a patch's own centre.
     """
 
     there: torch.Tensor
-    inside: torch.Tensor
-    offsets: torch.Tensor
-    entries: int
+    back: torch.Tensor
+    weight: torch.Tensor
+    centre: int
 
-    def counts(self, sides: tuple[int, ...]) -> torch.Tensor:
-        """Pairs of each entry in a grid of these sides, (S*K,); 1 where there is none."""
-        left = torch.tensor(sides, device=self.offsets.device) - self.offsets.abs()
-        return left.clamp_min(0).prod(-1).clamp_min(1)
+    def seen_in(self, core: torch.Tensor) -> torch.Tensor:
+        """Values of (T, *tile) at the positions pointed to, (T, n, J)."""
+        return core.flatten(1)[:, self.there]
 
 
 @lru_cache(maxsize=8)
 def tile_pairs(
-    tile: tuple[int, ...], scales: tuple[int, ...], reach: int, device: torch.device
+    tile: tuple[int, ...],
+    region: tuple[int, ...],
+    scales: tuple[int, ...],
+    reach: int,
+    device: torch.device,
 ) -> TilePairs:
     """The pairs of equation (2) in a tile.
 
     Parameters
     ----------
     tile : tuple of int
+    region : tuple of int
+        Sides of the grid whose pairs the mean is taken over.
     scales : tuple of int
         Patch spacings in pixels.
     reach : int
@@ -153,35 +155,60 @@ def tile_pairs(
     -------
     TilePairs
     """
-    axes = [torch.arange(side) for side in tile]
-    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    sides = torch.tensor(tile)
+    place = torch.stack(torch.meshgrid(*map(torch.arange, tile), indexing="ij"), -1).flatten(0, -2)
+    strides = torch.tensor([math.prod(tile[axis + 1 :]) for axis in range(len(tile))])
     steps = torch.tensor(list(itertools.product(range(-reach, reach + 1), repeat=len(tile))))
     offsets = torch.cat([steps * scale for scale in scales])
-    there = place[:, None] + offsets
-    inside = ((there >= 0) & (there < torch.tensor(tile))).all(-1)
-    inside[:, len(steps) // 2] = False  # a centre against itself
-    strides = torch.tensor([math.prod(tile[axis + 1 :]) for axis in range(len(tile))])
+    entry, centre = torch.arange(len(offsets)), len(steps) // 2
     own = torch.arange(len(place))[:, None]
-    flat = torch.where(inside, (there * strides).sum(-1), own)
-    entries = int(inside.any(0).sum())
-    return TilePairs(flat.to(device), inside.float().to(device), offsets.to(device), entries)
+
+    def pointed(offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat positions at these offsets, and whether they lie in the tile; a centre has no pair."""
+        there = place[:, None] + offsets
+        inside = ((there >= 0) & (there < sides)).all(-1) & (entry != centre)
+        return (there * strides).sum(-1), inside
+
+    there, inside = pointed(offsets)
+    origin, comes = pointed(-offsets)
+    back = torch.where(comes, origin * len(offsets) + entry, own * len(offsets) + centre)
+    counts = (torch.tensor(region) - offsets.abs()).clamp_min(0).prod(-1).clamp_min(1)
+    weight = inside.float() / counts / inside.any(0).sum().clamp_min(1)
+    # not waited for: a step on a GPU must not
+    there = torch.where(inside, there, own).to(device, non_blocking=True)
+    back, weight = (part.to(device, non_blocking=True) for part in (back, weight))
+    return TilePairs(there, back, weight, centre)
 
 
-class WeightedSquares(torch.autograd.Function):
-    """Sum of weight * value**2 over all but the first axis; keeps one array for the gradient, not four."""
+class PairedSquares(torch.autograd.Function):
+    """Weighted sum of the squares of equation (2), a step of its own: differences are kept once.
+
+    Its gradient gathers what comes back to a centre rather than scatter it: quicker, and in the same
+    order each time, on a GPU, too.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """`weight` is broadcast against `values` (E, ...)."""
-        weighted = values * weight
+    def forward(
+        ctx: Any, grid: torch.Tensor, weight: torch.Tensor, pairs: TilePairs
+    ) -> torch.Tensor:
+        """(E, T, n, J, C), float32, to (E,); `weight` is broadcast against the last four axes."""
+        centres = grid[..., pairs.centre, :].flatten(0, 1)
+        off = grid - centres.index_select(1, pairs.there.flatten()).view_as(grid)
+        weighted = off * weight
+        ctx.pairs = pairs
         ctx.save_for_backward(weighted)
-        return torch.linalg.vecdot(weighted.flatten(1), values.flatten(1))
+        return torch.linalg.vecdot(weighted.flatten(1), off.flatten(1))
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        """2 * weight * value, for each of the first axis."""
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """2 * weight * difference to each entry, and minus their sum to the centre they point to."""
         [weighted] = ctx.saved_tensors
-        return weighted * (2 * gradient).view(-1, *[1] * (weighted.ndim - 1)), None
+        slope = weighted * (2 * gradient).view(-1, 1, 1, 1, 1)
+        entries = slope.flatten(2, 3).flatten(0, 1)
+        come = entries.index_select(1, ctx.pairs.back.flatten()).view_as(slope).sum(3)
+        slope[..., ctx.pairs.centre, :] -= come
+        return slope, None, None
 
 
 def degrade_tile(

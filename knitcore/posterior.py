@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterator
 
 import torch
+import torch.nn.functional as F
 
 from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
@@ -30,10 +31,18 @@ def patch_table(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def reference_starts(length: int, size: int, stride: int) -> torch.Tensor:
-    """First pixels of the reference patches along an axis, in rows of `TEAM`; the end is covered."""
+    """First pixels of the reference patches along an axis, in rows of `TEAM`; the end is covered.
+
+    The last is repeated to fill its row, and counts as often there.
+    """
     starts = [*range(0, length - size, stride), length - size]
     starts += starts[-1:] * (-len(starts) % TEAM)
     return torch.tensor(starts).view(-1, TEAM)
+
+
+def team_side(stride: int, window: int) -> int:
+    """Side of the window a team searches, in pixels."""
+    return (TEAM - 1) * stride + 1 + 2 * window
 
 
 def team_windows(
@@ -53,7 +62,7 @@ def team_windows(
     shape : (int, int, int)
         Planes, rows and columns of the places of patches.
     window : int
-        How far a team sees beyond its first reference.
+        How far a team sees before its first reference.
     side : int
         Of its window; at the far end a window is moved back rather than cut.
     at_once : int
@@ -256,6 +265,12 @@ def patch_sums(table: torch.Tensor, planes: int, high: int, wide: int, size: int
     return out
 
 
+def covered(count: torch.Tensor, planes: int, high: int, wide: int, size: int) -> torch.Tensor:
+    """How often each pixel is covered by patches that count so often: to (planes, Y, X)."""
+    around = F.pad(count.view(planes, 1, high, wide), (size - 1,) * 4)
+    return F.avg_pool2d(around, size, 1, divisor_override=1)[:, 0]
+
+
 def patch_side(recipe: Denoise, channels: int) -> int:
     """Side of the patches, in pixels."""
     return recipe.patch or (7 if channels == 1 else 5)
@@ -301,7 +316,7 @@ def posterior_steps(
         for i in range(0, len(rows), teams)
         for j in range(0, len(columns), teams)
     ]
-    side = (TEAM - 1) * stride + 1 + 2 * recipe.window  # of a team's search window
+    side = team_side(stride, recipe.window)
     reported = time.monotonic()
     for number, (z, ys, xs) in enumerate(pieces):
         reach = []
@@ -325,7 +340,7 @@ def posterior_steps(
         sums, weights = torch.zeros_like(pilots), torch.zeros_like(pilots)
         counts = pilots.new_zeros(len(pilots))
         at_once = TEAMS if orders is None else TEAMS // len(orders)
-        teams, shape = len(ys) * len(xs), (planes, high, wide)
+        own_teams, shape = len(ys) * len(xs), (planes, high, wide)
         pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
         for done, (reference, candidate) in enumerate(pairs, 1):
             many = min(group, candidate.shape[1])
@@ -349,11 +364,10 @@ def posterior_steps(
             counts += torch.bincount(at, minlength=len(counts))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
-                yield (number + min(1, done * at_once / teams)) / len(pieces)
+                yield (number + min(1, done * at_once / own_teams)) / len(pieces)
         total[(slice(None), *box)] += patch_sums(sums, planes, high, wide, size)
         weight[(slice(None), *box)] += patch_sums(weights, planes, high, wide, size)
-        flat = counts[:, None].repeat(1, size * size)
-        count[(slice(None), *box)] += patch_sums(flat, planes, high, wide, size)
+        count[(slice(None), *box)] += covered(counts, planes, high, wide, size)
     weight.clamp_min_(1e-20)
     clean = total.div_(weight)
     # a harmonic mean: weights are inverse variances

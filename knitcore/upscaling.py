@@ -37,12 +37,13 @@ from knitcore.fit import random_source
 from knitcore.noise import estimate_noise
 from knitcore.noise_model import grey_step
 from knitcore.posterior import (
-    TEAM,
     TEAMS,
+    covered,
     find_groups,
     patch_sums,
     patch_table,
     reference_starts,
+    team_side,
     team_windows,
 )
 from knitcore.recipe import SuperResolve
@@ -59,7 +60,7 @@ LEAST_NOISE = {"sharp": 0.02, "blurred": 0.25}
 EDGE = 18.0  # gradient at which total variation expects an edge; of 9, 18 and 22 on three of Set5
 ROUNDING = 1e-5  # of single precision, in a sum of some dozen products
 WIDE = 0.6  # sigma in coarse pixels from which next to no structure is left at the finest detail
-GROUPS = 256  # solved at once
+GROUPS = 256  # solved at once on a CPU, where more do not stay in its cache
 SHARP = 0.2  # a kernel with a sigma below this, in coarse pixels, is taken for none
 
 
@@ -121,7 +122,8 @@ def upscale_steps(
     joint : bool
         Three channels are colours: they share the groups of patches, found on their mean.
     cores : int
-        With two, halves of the patches are worked on at once, with the same result.
+        Where there are two for each of torch's threads, halves of the patches are worked on at once,
+        with the same result.
 
     Yields
     ------
@@ -425,29 +427,38 @@ def _searched(
     image: torch.Tensor, recipe: SuperResolve, part: float, beside: bool
 ) -> Generator[Step, None, list[torch.Tensor]]:
     """For each plane (Y, X): rows of `patch_table` of each group, (groups, members)."""
-    found, told = [], (part, "find similar patches", None)
+    found = []
+    told: Step = (part, "find similar patches", None)
     for plane in image.reshape(-1, *image.shape[-2:]):
         size = min(recipe.patch, *plane.shape)
         stride = min(recipe.stride, size)  # or pixels between the patches would have no answer
         # distances are differences of squares: about the mean they lose fewer digits
         table = patch_table((plane - plane.mean())[None, None], size)
         ys, xs = (reference_starts(n, size, stride).to(plane.device) for n in plane.shape)
+        square = (table * table).sum(1)
         shape = (1, *(n - size + 1 for n in plane.shape))
-        side = (TEAM - 1) * stride + 1 + 2 * recipe.window
-        groups = [
-            _groups(table, team_windows(some, xs, shape, recipe.window, side, TEAMS), recipe.group)
-            for some in ys.chunk(2)
+        side = team_side(stride, recipe.window)
+        windows = [
+            team_windows(some, xs, shape, recipe.window, side, TEAMS) for some in _halves(ys)
         ]
+        groups = [_groups(table, square, some, recipe.group) for some in windows]
         halves = both_halves(groups, beside)
         found.append(torch.cat((yield from relayed(halves, lambda _: told))))
     return found
 
 
+def _halves(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What two threads work on; a GPU takes all at once."""
+    return rows.chunk(2 if rows.device.type == "cpu" else 1)
+
+
 def _groups(
-    table: torch.Tensor, windows: Iterator[tuple[torch.Tensor, torch.Tensor]], group: int
+    table: torch.Tensor,
+    square: torch.Tensor,
+    windows: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    group: int,
 ) -> Generator[None, None, torch.Tensor]:
     """The groups of some teams."""
-    square = (table * table).sum(1)
     found = []
     for reference, candidate in windows:
         most = min(group, candidate.shape[1])
@@ -467,6 +478,19 @@ def _posterior(
     """Posterior mean of each patch under the Gaussian of its group; overlaps averaged.
 
     Patches that are better known count for more: by one over the mean of their posterior variance.
+
+    Parameters
+    ----------
+    image : Tensor, shape (C, *fine)
+    members : list of Tensor of int, shape (groups, members)
+        As `_searched` gives them for each plane; shared by the channels.
+    error : float
+        Standard deviation of the white noise that the image is taken to have.
+    patch : int
+    part : float
+        Share of the work that is done.
+    beside : bool
+        Halves of the groups at once; the result is the same.
     """
     result = torch.empty_like(image)
     planes = image.reshape(len(image), -1, *image.shape[-2:])
@@ -477,7 +501,7 @@ def _posterior(
         high, wide = (n - size + 1 for n in planes.shape[-2:])
         for channel, plane in enumerate(planes[:, number]):
             table = patch_table(plane[None, None], size)
-            sums = [_group_sums(table, half, error, (high, wide)) for half in rows.chunk(2)]
+            sums = [_group_sums(table, half, error, (high, wide)) for half in _halves(rows)]
             halves = yield from relayed(both_halves(sums, beside), lambda _: told)
             total, count = (sum(parts[1:], parts[0]) for parts in zip(*halves, strict=True))
             target[channel, number] = total / count
@@ -487,7 +511,7 @@ def _posterior(
 def _group_sums(
     table: torch.Tensor, rows: torch.Tensor, error: float, shape: tuple[int, int]
 ) -> Generator[None, None, tuple[torch.Tensor, torch.Tensor]]:
-    """Weighted sum of the posterior means of one channel's patches at each pixel, and the weights'.
+    """Weighted sum of the posterior means of one channel's patches at each pixel, and of the weights.
 
     Parameters
     ----------
@@ -499,10 +523,14 @@ def _group_sums(
         Standard deviation of the white noise that the patches are taken to have.
     shape : (int, int)
         Rows and columns of patches.
+
+    Returns
+    -------
+    tuple of Tensor, shape (Y, X)
     """
     total, count = torch.zeros_like(table), table.new_zeros(len(table))
     eye = torch.eye(table.shape[1], device=table.device)
-    for chunk in rows.split(GROUPS):
+    for chunk in rows.split(GROUPS if rows.device.type == "cpu" else 64 * GROUPS):
         seen = table[chunk]
         group = seen - seen.mean(1, keepdim=True)
         cov = group.transpose(1, 2) @ group / max(1, chunk.shape[1] - 1)
@@ -520,9 +548,7 @@ def _group_sums(
         count.index_add_(0, chunk.reshape(-1), sure.reshape(-1))
         yield
     side = math.isqrt(table.shape[1])
-    around = F.pad(count.view(1, 1, *shape), (side - 1,) * 4)
-    weights = F.avg_pool2d(around, side, 1, divisor_override=1)[0, 0]
-    return patch_sums(total, 1, *shape, side)[0, 0], weights
+    return patch_sums(total, 1, *shape, side)[0, 0], covered(count, 1, *shape, side)[0]
 
 
 def consistency(
