@@ -18,12 +18,12 @@ import torch.nn.functional as F
 
 from knitcore.adam import Adam
 from knitcore.device import lean, usable_precision
+from knitcore.events import EVENT_SECONDS
 from knitcore.fit import random_source
 from knitcore.noise import REACH
 from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
 
-EVENT_SECONDS = 0.1
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out

@@ -11,6 +11,8 @@ import numpy as np
 
 from knitcore.errors import Cancelled
 
+EVENT_SECONDS = 0.1  # between two events that say much the same
+
 
 @dataclass(frozen=True)
 class Progress:

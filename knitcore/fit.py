@@ -16,7 +16,7 @@ import torch
 from knitcore.adam import Adam
 from knitcore.device import fit_threads, together, usable_precision
 from knitcore.errors import FitError
-from knitcore.events import relayed
+from knitcore.events import EVENT_SECONDS, relayed
 from knitcore.losses import (
     adversarial_loss,
     consistency_loss,
@@ -41,7 +41,6 @@ from knitcore.patches import Pyramid, gather_patches, join_pyramids, make_pyrami
 from knitcore.recipe import Inpaint, Recipe, SuperResolve, consistency_weight
 from knitcore.tiles import Batch, step_batches, tile_shape, whole_counts
 
-EVENT_SECONDS = 0.1
 PREVIEW_SECONDS = 0.5
 RENDER_COORDINATES = 8192
 RESTARTS = 2

@@ -14,10 +14,10 @@ from collections.abc import Generator, Iterator
 import torch
 import torch.nn.functional as F
 
+from knitcore.events import EVENT_SECONDS
 from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
 
-EVENT_SECONDS = 0.1
 TURNED = 2.0  # a patch that has to be turned or mirrored counts as so many times as far
 BEYOND = 1.5  # so many times what noise explains is no loss yet, where a group's means differ
 TEAM = 4  # so many references a side share one search window

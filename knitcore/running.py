@@ -21,7 +21,7 @@ from knitcore.axes import (
     whole_plane,
 )
 from knitcore.errors import InputError
-from knitcore.events import Event, Note, Preview, Progress, Stage
+from knitcore.events import EVENT_SECONDS, Event, Note, Preview, Progress, Stage
 from knitcore.harmonic import harmonic_fill
 from knitcore.recipe import Denoise, Recipe, SuperResolve
 from knitcore.result import make_record
@@ -423,11 +423,14 @@ def _work_through(
             array[index] = from_canvas(box, shape, layout)
 
         prefix = f"{canvas.label}: " if canvas.label else ""
+        said, due = "", 0.0
         stages = work(canvas)
         try:
             while True:
                 stage = next(stages)
-                yield run.progress(prefix + stage.text, stage.done, stage.losses)
+                if stage.text != said or stage.values is not None or time.monotonic() > due:
+                    yield run.progress(prefix + stage.text, stage.done, stage.losses)
+                    said, due = stage.text, time.monotonic() + EVENT_SECONDS
                 if previews and stage.values is not None:
                     put(run.out, to_dtype(stage.values, run.out.dtype))
                     yield Preview(index, run.out[index].copy())

@@ -1,7 +1,9 @@
 """Super-resolution as a user calls it: geometry, consistency, and quality on a real image."""
 
+import itertools
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, gaussian_filter, zoom
+from skimage import data as pictures
 
 import knitcore as knit
 
@@ -240,3 +243,16 @@ def test_a_hot_pixel_stays_in_its_place_and_spoils_nothing(data):
     assert result.image.max() <= 1.2 * part.max()
     far = np.abs(np.arange(result.image.shape[1]) - 2 * min(y, 30)) > 24
     assert result.image[:, far].max() < 3 * np.percentile(part, 99)
+
+
+def test_progress_is_told_about_ten_times_a_second_and_at_each_change():
+    """Search and posterior of a small image yield hundreds of times a second."""
+    image = pictures.astronaut()[40:104, 180:260]
+    events = []
+    start = time.monotonic()
+    knit.super_resolve(image, 2, on_event=events.append)
+    seconds = time.monotonic() - start
+    stages = [event.stage for event in events if isinstance(event, knit.Progress)]
+    changes = sum(a != b for a, b in itertools.pairwise(stages))
+    assert changes >= 4
+    assert len(stages) <= changes + 10 * seconds + 10
