@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,14 @@ import torch.nn.functional as F
 
 from knitcore.adam import Adam
 from knitcore.device import lean, usable_precision
-from knitcore.events import EVENT_SECONDS
+from knitcore.events import EVENT_SECONDS, relayed
 from knitcore.fit import random_source
 from knitcore.noise import REACH
 from knitcore.noise_model import Noise
 from knitcore.recipe import Denoise
+
+# features and local means of pixels -> mean relative to the local one, its variance, that of the noise
+Predict = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 CHUNK = 8192  # pixels predicted at once
 NEAR = 3  # reach of the neighbours taken one by one, pixels
@@ -352,11 +355,22 @@ def pilot_steps(
         share = float(square[doubt <= doubt.median()].mean())
         if share < 0.85:
             noise = noise.times(share)
+    pilot = yield from relayed(
+        _pilot(around, predict, ways), lambda part: (0.8 + 0.2 * part, math.nan)
+    )
+    return pilot, noise
 
-    pilot = torch.empty(C, total, device=device)
+
+def _pilot(
+    around: Surroundings, predict: Predict, ways: int
+) -> Generator[float, None, torch.Tensor]:
+    """Posterior mean of every pixel, (C, Z, Y, X): the mean of so many mirrored ways to look at it."""
+    total = math.prod(around.shape)
+    pilot = torch.empty(len(around.turn), total, device=around.turn.device)
+    reported = time.monotonic()
     for start in range(0, total, CHUNK):
-        pixel = torch.arange(start, min(total, start + CHUNK), device=device)
-        post = torch.zeros(len(pixel), C, device=device)
+        pixel = torch.arange(start, min(total, start + CHUNK), device=pilot.device)
+        post = torch.zeros(len(pixel), len(pilot), device=pilot.device)
         for way in range(ways):
             features, mean, value = around.look(pixel, way)
             guess, doubt, s2 = predict(features, mean)
@@ -364,5 +378,5 @@ def pilot_steps(
         pilot[:, start : start + CHUNK] = (post @ around.turn).T
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
-            yield 0.8 + 0.2 * start / total, float("nan")
-    return pilot.reshape(C, *around.shape), noise
+            yield start / total
+    return pilot.view(-1, *around.shape)
