@@ -280,14 +280,13 @@ def both_halves(
     list
         What each returns.
     """
-    other = Alongside(halves[1]) if beside and len(halves) > 1 else None
+    first, *others = halves
+    begun = [Alongside(other) for other in others] if beside else []
     try:
-        found = [(yield from halves[0])]
-        if other is not None:
-            found.append((yield from other.wait()))
-        elif len(halves) > 1:
-            found.append((yield from halves[1]))
+        found = [(yield from first)]
+        for rest in [one.wait() for one in begun] or others:
+            found.append((yield from rest))
         return found
     finally:
-        if other is not None:
-            other.close()
+        for one in begun:
+            one.close()

@@ -15,7 +15,7 @@ import click
 
 from knit_cli.main import DONE, FAILED, SURROUNDINGS, Stopped, WrongPlan, internal, signals
 from knit_cli.render import Terminal, shown
-from knitcore.errors import Cancelled, FileError, InputError, KnitError, memory_ran_out
+from knitcore.errors import Cancelled, FileError, InputError, KnitError
 
 TASKS = ("inpaint", "denoise", "super-resolve")
 COLUMNS = (
@@ -395,7 +395,7 @@ def _run(row: Row, plan: _Plan, values: dict[str, Any], terminal: Terminal) -> N
     except (MemoryError, RuntimeError, ValueError, ImportError, ArithmeticError) as error:
         if values["debug"]:
             raise
-        row.status = f"failed: {'not enough memory' if memory_ran_out(error) else internal(error)}"
+        row.status = f"failed: {internal(error)}"
 
 
 def _follow(

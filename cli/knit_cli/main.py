@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def internal(error: Exception) -> str:
-    """One line about an error that is our own fault.
+    """One line about an error that nobody foresaw: memory that ran out, or else our own fault.
 
     Parameters
     ----------
@@ -199,5 +199,9 @@ def internal(error: Exception) -> str:
     -------
     str
     """
+    from knitcore.errors import memory_ran_out
+
+    if memory_ran_out(error):
+        return "not enough memory"
     text = " ".join(str(error).split())[:300]
     return f"unexpected {type(error).__name__}: {text} (--debug shows where; please report it)"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from knit_cli.executors import POISONED, Together, peak_memory
 from knit_cli.jobs import Job
-from knitcore.errors import Cancelled, DeviceError, FileError, KnitError, memory_ran_out
+from knitcore.errors import Cancelled, DeviceError, FileError, KnitError
 from knitcore.events import Event, Note, Progress, drain
 from knitcore.files import file_hash, record_path
 from knitcore.metadata import read_metadata
@@ -334,8 +334,7 @@ def attempt_steps(
     except Exception as error:  # our own fault must not cost the other files
         from knit_cli.main import internal
 
-        text = "not enough memory" if memory_ran_out(error) else internal(error)
-        outcome["error"] = f"{task.job.image}: {text}"
+        outcome["error"] = f"{task.job.image}: {internal(error)}"
         outcome["poisoned"] = is_poison(error)
         if task.debug:
             outcome["trace"] = traceback.format_exc()

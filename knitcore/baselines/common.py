@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from knitcore.errors import InputError
-from knitcore.events import Progress
-
-EVENT_SECONDS = 0.1
+from knitcore.events import EVENT_SECONDS, Progress
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,15 @@ def counting(last: int, seconds: float = 0.0):
     return "counted"
 
 
+def endless(ended: threading.Event):
+    try:
+        while True:
+            time.sleep(0.01)
+            yield
+    finally:
+        ended.set()
+
+
 def test_what_runs_alongside_gives_its_result_and_what_it_told_last() -> None:
     begun = Alongside(counting(4, 0.05))
     told: list[int | None] = []
@@ -38,16 +47,7 @@ def test_its_error_is_raised_where_it_is_waited_for() -> None:
 
 def test_closing_ends_it_at_its_next_step_and_runs_its_clean_up() -> None:
     ended = threading.Event()
-
-    def endless():
-        try:
-            while True:
-                time.sleep(0.01)
-                yield 0
-        finally:
-            ended.set()
-
-    begun = Alongside(endless())
+    begun = Alongside(endless(ended))
     waiting = begun.wait()
     next(waiting)
     waiting.close()  # as a cancelled run does
@@ -69,18 +69,10 @@ def test_halves_give_the_same_at_once_and_one_after_the_other(many: int, beside:
 def test_a_half_under_way_ends_with_the_other() -> None:
     ended = threading.Event()
 
-    def endless():
-        try:
-            while True:
-                time.sleep(0.01)
-                yield
-        finally:
-            ended.set()
-
     def failing():
         yield
         raise ValueError("out of paper")
 
     with pytest.raises(ValueError, match="out of paper"):
-        drain(both_halves([failing(), endless()], beside=True))
+        drain(both_halves([failing(), endless(ended)], beside=True))
     assert ended.is_set()
