@@ -25,11 +25,13 @@ BLOCKS = 60_000  # as many are looked at, of all channels together
 LEVELS = 20  # classes of grey level
 LEAST = 100  # blocks in a class
 QUIET = 0.25  # share of a class's blocks that count as flat
+CALM = (0.1, 0.3)  # share of these that tell of correlation: a fence's pales are correlated, too
 LOWER = 0.35  # quantile of the classes that the variance follows: structure only ever adds
 LOWEST = 0.12  # and where it is the same in all of them
 STRUCTURE_SPREAD = 0.75  # more scatter of the blocks' high band than noise can have
 LINE = 0.15  # correlation along a line that is seen before anything is fitted
 DROP = 0.6  # a structure's correlation falls off more slowly than by this factor a lag
+ENOUGH = (3 / LINE) ** 2 * 8 / 3  # pixels of which white noise shows less
 SLIGHT = 0.05  # and in what a first result has left over, where no structure is mistaken for it
 REACH = 3  # longest lag looked at
 FLAT = 0.005  # share of the blocks from which on the exactly flat ones are padding
@@ -139,6 +141,26 @@ def line_of(
     return (white, lags[: last + 1]) if x > y else (lags[: last + 1], white)
 
 
+def calmest(blocks: torch.Tensor, weight: torch.Tensor, share: float) -> torch.Tensor:
+    """A share of the blocks: those that hold the least at low frequencies.
+
+    Parameters
+    ----------
+    blocks : Tensor, shape (N, B, B)
+    weight : Tensor, shape (N,)
+        One over the noise variance of each.
+    share : float
+
+    Returns
+    -------
+    Tensor of int
+        Their numbers.
+    """
+    low = cosines(blocks.shape[-1]).to(blocks)[: blocks.shape[-1] // 2 + 1]
+    held = ((low @ blocks @ low.T) ** 2).sum((1, 2)) * weight
+    return held.topk(max(1, round(share * len(held))), largest=False).indices
+
+
 def by_chance(pixels: float) -> float:
     """Correlation that white noise of so many pixels shows now and then, by `autocorrelation`."""
     return 3 / math.sqrt(max(pixels * 3 / 8, 1e-9))
@@ -166,11 +188,16 @@ def correlation_in(
     notes : list of Note
     """
     white = (1.0,)
-    quiet = torch.cat([one.quiet for one in levels])
-    if not len(quiet):
+    blocks, weight = (
+        torch.cat([getattr(one, name) for one in levels]) for name in ("quiet", "weight")
+    )
+    if not len(blocks):
         return white, white, []
-    along_y, along_x = autocorrelation(quiet, torch.cat([one.weight for one in levels]))
-    least = by_chance(QUIET * pixels)
+    # of small images more, or chance would decide
+    share = min(CALM[1], max(CALM[0], ENOUGH / (QUIET * pixels)))
+    calm = calmest(blocks, weight, share)
+    along_y, along_x = autocorrelation(blocks[calm], weight[calm])
+    least = by_chance(share * QUIET * pixels)
     if blind_spot in ("auto", "0"):
         least = max(LINE, least)
         line = line_of(along_y, along_x, least)

@@ -20,6 +20,12 @@ from knitcore.recipe import Denoise
 
 TURNED = 2.0  # a patch that has to be turned or mirrored counts as so many times as far
 BEYOND = 1.5  # so many times what noise explains is no loss yet, where a group's means differ
+MORE = 1.5  # so many times the patches share a prior
+FLAT, ROUGH = (
+    0.02,
+    1.0,
+)  # where a group's variance, over the noise's, is below or above: nothing is in
+# it that they would blur, or more than a few can span. In between is texture
 TEAM = 4  # so many references a side share one search window
 TEAMS = 32  # searched at once
 
@@ -110,6 +116,7 @@ def find_groups(
     candidate: torch.Tensor,
     group: int,
     orders: torch.Tensor | None = None,
+    in_order: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The patches nearest to each reference.
 
@@ -123,6 +130,8 @@ def find_groups(
     group : int
     orders : Tensor of int, shape (F, D), optional
         Positions a candidate may be turned to, the first its own; see `turned_orders`.
+    in_order : bool
+        The nearest first.
 
     Returns
     -------
@@ -145,7 +154,7 @@ def find_groups(
         distance.clamp_min_(0)  # of rounding
         distance[:, :, 1:] *= TURNED
         distance = distance.flatten(2)
-    best = distance.topk(group, 2, largest=False, sorted=False).indices
+    best = distance.topk(group, 2, largest=False, sorted=in_order).indices
     rows = candidate[:, None].expand(-1, reference.shape[1], -1).gather(2, best % many)
     # in a flat picture all are as near: the reference itself must not be left out
     missing = (rows != reference[:, :, None]).all(2)
@@ -155,6 +164,34 @@ def find_groups(
         position[..., 0].masked_fill_(missing, 0)
         position = position.view(-1, group)
     return rows.view(-1, group), position
+
+
+def asks_for_more(
+    table: torch.Tensor,
+    rows: torch.Tensor,
+    orders: torch.Tensor | None = None,
+    position: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Which groups are to have more patches: those that vary next to not, or by more than the noise.
+
+    Parameters
+    ----------
+    table : Tensor, shape (P, D)
+        Of a pilot on a scale on which the noise is about 1.
+    rows : Tensor of int, shape (G, K)
+    orders : Tensor of int, shape (F, D), optional
+    position : Tensor of int, shape (G, K or more), optional
+        As of `find_groups`.
+
+    Returns
+    -------
+    Tensor of bool, shape (G,)
+    """
+    near = table[rows]
+    if orders is not None and position is not None:
+        near = near.gather(2, orders[position[:, : rows.shape[1]]])
+    spread = near.var(1, correction=0).mean(1)
+    return (spread < FLAT) | (spread > ROUGH)
 
 
 def group_posterior(
@@ -343,25 +380,30 @@ def posterior_steps(
         own_teams, shape = len(ys) * len(xs), (planes, high, wide)
         pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
         for done, (reference, candidate) in enumerate(pairs, 1):
-            many = min(group, candidate.shape[1])
-            members, position = find_groups(
-                table, square, reference + here, candidate, many, orders
+            most = min(round(MORE * group), candidate.shape[1])
+            found, position = find_groups(
+                table, square, reference + here, candidate, most, orders, in_order=True
             )
-            measured, before = seen[members], pilots[members]
-            if orders is not None:
-                order = orders[position]
-                measured, before = measured.gather(2, order), before.gather(2, order)
-            estimate, variance = group_posterior(measured, before, noise, whiten)
-            # pixels that are better known, of patches whose prior is narrower, count for more
-            sure = (1 / variance)[:, None].expand_as(estimate)
-            told = estimate * sure
-            if orders is not None:
-                back = orders.argsort(1)[position]
-                told, sure = told.gather(2, back), sure.gather(2, back)
-            at = members.reshape(-1)
-            sums.index_add_(0, at, told.reshape(len(at), -1))
-            weights.index_add_(0, at, sure.reshape(len(at), -1))
-            counts += torch.bincount(at, minlength=len(counts))
+            wider = asks_for_more(table, found[:, :group], orders, position)
+            for chosen, many in ((~wider, group), (wider, most)):
+                members = found[chosen, :many]
+                if not len(members):
+                    continue
+                measured, before = seen[members], pilots[members]
+                if orders is not None and position is not None:
+                    order = orders[position[chosen, :many]]
+                    measured, before = measured.gather(2, order), before.gather(2, order)
+                estimate, variance = group_posterior(measured, before, noise, whiten)
+                # pixels that are better known, of patches whose prior is narrower, count for more
+                sure = (1 / variance)[:, None].expand_as(estimate)
+                told = estimate * sure
+                if orders is not None and position is not None:
+                    back = orders.argsort(1)[position[chosen, :many]]
+                    told, sure = told.gather(2, back), sure.gather(2, back)
+                at = members.reshape(-1)
+                sums.index_add_(0, at, told.reshape(len(at), -1))
+                weights.index_add_(0, at, sure.reshape(len(at), -1))
+                counts += torch.bincount(at, minlength=len(counts))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
                 yield (number + min(1, done * at_once / own_teams)) / len(pieces)

@@ -154,6 +154,20 @@ def test_white_noise_stays_white_where_a_blind_spot_is_asked_for():
         assert noise.offset[0] ** 0.5 == pytest.approx(15, rel=0.1)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("correlation", [0.0, 0.4])
+def test_a_texture_that_runs_along_an_axis_is_no_noise(axis, correlation):
+    """White noise on a fence or a brick wall was found to be correlated along its lines."""
+    wall = 9 * running_on((256, 256), 0.6, seed=5)
+    wall[:24] = 0  # the sky
+    noisy = 120 + wall + 10 * running_on(wall.shape, correlation)
+    found, notes = estimate(noisy if axis == 0 else noisy.T)
+    along, across = (found.along_y, found.along_x)[:: 1 if axis == 0 else -1]
+    assert across == (1.0,)
+    assert (along[1] if correlation else len(along) - 1) == pytest.approx(correlation, abs=0.06)
+    assert not notes
+
+
 def test_few_pixels_show_no_line():
     noise, _ = estimate(np.random.default_rng(0).normal(size=(4, 4)))
     assert noise.along_x == noise.along_y == (1.0,)

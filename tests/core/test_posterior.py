@@ -8,6 +8,7 @@ from knitcore.fit import random_source
 from knitcore.noise_model import Noise
 from knitcore.posterior import (
     BEYOND,
+    asks_for_more,
     find_groups,
     group_posterior,
     patch_table,
@@ -100,6 +101,31 @@ def test_groups_are_the_nearest_patches():
         distance = ((table[candidate[team]] - table[at]) ** 2).sum(1)
         nearest = candidate[team][distance.argsort()[:10]]
         assert set(row.tolist()) == set(nearest.tolist())
+
+
+def test_the_nearest_come_first_where_they_are_to():
+    table = torch.randn(100, 9, generator=random_source(2))
+    candidate = torch.arange(100)[None]
+    square = (table**2).sum(1)
+    found, _ = find_groups(table, square, torch.tensor([[3]]), candidate, 20, in_order=True)
+    assert found[0, 0] == 3
+    distance = ((table[found[0]] - table[3]) ** 2).sum(1)
+    assert (distance.diff() >= 0).all()
+
+
+def test_what_is_flat_and_what_varies_beyond_the_noise_asks_for_more_patches():
+    spread = torch.tensor([0.0, 0.05, 0.3, 0.9, 1.5, 10.0])
+    table = torch.randn(6, 16, 25, generator=random_source(5)) * spread[:, None, None]
+    rows = torch.arange(6 * 16).view(6, 16)
+    asked = asks_for_more(table.flatten(0, 1), rows)
+    assert asked.tolist() == [True, True, False, False, True, True]
+    # the same patches turned and, in the last group, turned each to another side: they only differ there
+    orders = turned_orders(1, 5, False, torch.device("cpu"))
+    position = torch.arange(16).remainder(8).expand(6, 16)
+    turned = table.gather(2, orders.argsort(1)[position])
+    turned[5] = table[5, 0][orders.argsort(1)[position[5]]]
+    asked = asks_for_more(turned.flatten(0, 1), rows, orders, position)
+    assert asked.tolist() == [True, True, False, False, True, True]
 
 
 @pytest.mark.parametrize("lined", [False, True])
