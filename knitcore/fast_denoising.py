@@ -402,7 +402,7 @@ def _noisy_steps(
             pilot, group = clean, _group(recipe, k)
             twofold = strong and k == passes - 1 and recipe.passes is None
             pause = until - EDGE_TIME * (until - done) if twofold else until
-            steps = posterior_steps(y, pilot, mine, recipe, group)
+            steps = posterior_steps(y, pilot, mine, recipe, group, more=not strong)
             broad = _larger_steps(y, pilot, mine, recipe, group)
             if twofold and beside:
                 broad = _begin(at_end, broad).wait()
@@ -424,7 +424,9 @@ def _noisy_steps(
                     if begun is not None:
                         begun.close()
                     coarse, begun = [], None  # their noise was taken for white
-                    steps = posterior_steps(y, clean, mine, recipe, _group(recipe, k))
+                    steps = posterior_steps(
+                        y, clean, mine, recipe, _group(recipe, k), more=not strong
+                    )
                     clean, variance = yield from _staged(steps, done, done, text)
             if k + 1 < passes:
                 yield Stage(done, text, values=grey(clean))

@@ -314,7 +314,12 @@ def patch_side(recipe: Denoise, channels: int) -> int:
 
 
 def posterior_steps(
-    noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
+    noisy: torch.Tensor,
+    pilot: torch.Tensor,
+    noise: Noise,
+    recipe: Denoise,
+    group: int,
+    more: bool = False,
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
     """Posterior mean of every pixel, piece by piece; the pieces leave no seam.
 
@@ -327,6 +332,8 @@ def posterior_steps(
     recipe : Denoise
     group : int
         Patches in a group.
+    more : bool
+        Half as many again where `asks_for_more`: worth its time where noise is weak.
 
     Yields
     ------
@@ -380,12 +387,16 @@ def posterior_steps(
         own_teams, shape = len(ys) * len(xs), (planes, high, wide)
         pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
         for done, (reference, candidate) in enumerate(pairs, 1):
-            most = min(round(MORE * group), candidate.shape[1])
+            few = min(group, candidate.shape[1])
+            most = min(round(MORE * group), candidate.shape[1]) if more else few
             found, position = find_groups(
-                table, square, reference + here, candidate, most, orders, in_order=True
+                table, square, reference + here, candidate, most, orders, in_order=more
             )
-            wider = asks_for_more(table, found[:, :group], orders, position)
-            for chosen, many in ((~wider, group), (wider, most)):
+            parts: list[tuple[slice | torch.Tensor, int]] = [(slice(None), few)]
+            if more:
+                wider = asks_for_more(table, found[:, :few], orders, position)
+                parts = [(~wider, few), (wider, most)]
+            for chosen, many in parts:
                 members = found[chosen, :many]
                 if not len(members):
                     continue
