@@ -371,6 +371,7 @@ def _noisy_steps(
                 return Denoised(grey(y), grey(y), none, "none", notes)
     # what is seen is picture and noise
     strong = contrast(y, mine) - 1 <= WEAK
+    more = C > 1 and not strong  # colours' patches have more numbers than a group has patches
     passes = PASSES if recipe.passes is None else recipe.passes
     coarse: list[tuple[torch.Tensor, float]] = []
     with ExitStack() as at_end:
@@ -402,7 +403,7 @@ def _noisy_steps(
             pilot, group = clean, _group(recipe, k)
             twofold = strong and k == passes - 1 and recipe.passes is None
             pause = until - EDGE_TIME * (until - done) if twofold else until
-            steps = posterior_steps(y, pilot, mine, recipe, group, more=not strong)
+            steps = posterior_steps(y, pilot, mine, recipe, group, more)
             broad = _larger_steps(y, pilot, mine, recipe, group)
             if twofold and beside:
                 broad = _begin(at_end, broad).wait()
@@ -424,9 +425,7 @@ def _noisy_steps(
                     if begun is not None:
                         begun.close()
                     coarse, begun = [], None  # their noise was taken for white
-                    steps = posterior_steps(
-                        y, clean, mine, recipe, _group(recipe, k), more=not strong
-                    )
+                    steps = posterior_steps(y, clean, mine, recipe, _group(recipe, k), more)
                     clean, variance = yield from _staged(steps, done, done, text)
             if k + 1 < passes:
                 yield Stage(done, text, values=grey(clean))

@@ -333,7 +333,7 @@ def posterior_steps(
     group : int
         Patches in a group.
     more : bool
-        Half as many again where `asks_for_more`: worth its time where noise is weak.
+        Half as many again where `asks_for_more`: worth its time for colours in weak noise.
 
     Yields
     ------

@@ -428,7 +428,8 @@ class Denoise(Recipe):
         ge=4,
         le=1024,
         description="Similar patches that share a prior (default: 48); two thirds of them in later "
-        "passes. In weak noise half as many again where they hardly vary or by more than the noise.",
+        "passes. Of colours in weak noise half as many again where they hardly vary, or by more than the "
+        "noise.",
     )
     turned: bool = Field(
         False, description="Look for similar patches turned and mirrored as well: takes longer."
