@@ -141,26 +141,6 @@ def line_of(
     return (white, lags[: last + 1]) if x > y else (lags[: last + 1], white)
 
 
-def calmest(blocks: torch.Tensor, weight: torch.Tensor, share: float) -> torch.Tensor:
-    """A share of the blocks: those that hold the least at low frequencies.
-
-    Parameters
-    ----------
-    blocks : Tensor, shape (N, B, B)
-    weight : Tensor, shape (N,)
-        One over the noise variance of each.
-    share : float
-
-    Returns
-    -------
-    Tensor of int
-        Their numbers.
-    """
-    low = cosines(blocks.shape[-1]).to(blocks)[: blocks.shape[-1] // 2 + 1]
-    held = ((low @ blocks @ low.T) ** 2).sum((1, 2)) * weight
-    return held.topk(max(1, round(share * len(held))), largest=False).indices
-
-
 def by_chance(pixels: float) -> float:
     """Correlation that white noise of so many pixels shows now and then, by `autocorrelation`."""
     return 3 / math.sqrt(max(pixels * 3 / 8, 1e-9))
@@ -188,14 +168,14 @@ def correlation_in(
     notes : list of Note
     """
     white = (1.0,)
-    blocks, weight = (
-        torch.cat([getattr(one, name) for one in levels]) for name in ("quiet", "weight")
+    blocks, weight, low = (
+        torch.cat([getattr(one, name) for one in levels]) for name in ("quiet", "weight", "low")
     )
     if not len(blocks):
         return white, white, []
     # of small images more, or chance would decide
     share = min(CALM[1], max(CALM[0], ENOUGH / (QUIET * pixels)))
-    calm = calmest(blocks, weight, share)
+    calm = (low * weight).topk(max(1, round(share * len(low))), largest=False).indices
     along_y, along_x = autocorrelation(blocks[calm], weight[calm])
     least = by_chance(share * QUIET * pixels)
     if blind_spot in ("auto", "0"):
@@ -229,8 +209,8 @@ class Levels:
     mean, variance, count : ndarray, shape (L,)
     still : float
         Share of the blocks that are exactly flat.
-    quiet, weight : Tensor, shapes (N, B, B) and (N,)
-        The flat blocks, and one over their variance.
+    quiet, weight, low : Tensor, shapes (N, B, B), (N,) and (N,)
+        The flat blocks, one over their variance, and what they hold at low frequencies.
     """
 
     mean: np.ndarray
@@ -239,6 +219,7 @@ class Levels:
     still: float
     quiet: torch.Tensor
     weight: torch.Tensor
+    low: torch.Tensor
 
 
 def _rim_of_padding(blocks: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
@@ -303,7 +284,7 @@ def read_levels(
     moving = np.flatnonzero((~still & ~_rim_of_padding(levels, still)).numpy())
     none = np.zeros(0)
     if not len(moving):
-        return Levels(none, none, none, 1.0, blocks[:0], mean[:0])
+        return Levels(none, none, none, 1.0, blocks[:0], mean[:0], low[:0])
     least, most = np.quantile(mean.numpy()[moving], (0.002, 0.998))
     place = ((mean.numpy() - least) / max(most - least, 1e-300)).clip(0, 1) ** 0.5
     classes = max(1, min(LEVELS, len(moving) // (4 * LEAST)))
@@ -326,15 +307,17 @@ def read_levels(
         chosen.append(flat)
         weights.append(np.full(len(flat), 1 / variance))
     if not rows:
-        return Levels(none, none, none, float(still.float().mean()), blocks[:0], mean[:0])
+        return Levels(none, none, none, float(still.float().mean()), blocks[:0], mean[:0], low[:0])
     table = np.array(rows)
+    kept = np.concatenate(chosen)
     return Levels(
         table[:, 0],
         table[:, 1],
         table[:, 2],
         still=float(still.float().mean()),
-        quiet=blocks[np.concatenate(chosen)],
+        quiet=blocks[kept],
         weight=torch.tensor(np.concatenate(weights)),
+        low=low[kept],
     )
 
 

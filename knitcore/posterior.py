@@ -21,11 +21,8 @@ from knitcore.recipe import Denoise
 TURNED = 2.0  # a patch that has to be turned or mirrored counts as so many times as far
 BEYOND = 1.5  # so many times what noise explains is no loss yet, where a group's means differ
 MORE = 1.5  # so many times the patches share a prior
-FLAT, ROUGH = (
-    0.02,
-    1.0,
-)  # where a group's variance, over the noise's, is below or above: nothing is in
-# it that they would blur, or more than a few can span. In between is texture
+FLAT = 0.02  # where a group varies by less, over the noise's variance: there is nothing to blur
+ROUGH = 1.0  # and where by more: a few cannot span it. In between is texture, which more would blur
 TEAM = 4  # so many references a side share one search window
 TEAMS = 32  # searched at once
 
