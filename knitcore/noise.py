@@ -1,80 +1,52 @@
 """Noise of one image: its variance as a function of the grey level, and its correlation along a line.
 
 Differences of neighbours take fine speckle for noise. Here the variance is read from the highest
-frequencies of 8x8 blocks (Ponomarenko et al. 2007; Pyatykh et al. 2013), of those blocks of each grey
-level that hold the least at low frequencies. The two bands of an orthonormal transform are independent
-for white noise, so that choosing by one does not bias the other, and an oversampled structure has next
-to nothing in the high one. What a linear prediction from the surroundings can tell is no noise either
-(`predicted_share`): it bounds the estimate where an image repeats itself at the highest frequencies.
+frequencies of the flattest blocks of each grey level (`noise_levels`). What a linear prediction from the
+surroundings can tell is no noise either (`predicted_share`): it bounds the estimate where an image
+repeats itself at the highest frequencies.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from knitcore.events import Note
-from knitcore.noise_model import Noise, is_noise, line_covariance
+from knitcore.noise_levels import (
+    BLOCKS,
+    HIGH,
+    LEAST,
+    PILED,
+    QUIET,
+    Levels,
+    cosines,
+    draw_blocks,
+    least_of_channels,
+    read_levels,
+)
+from knitcore.noise_model import Noise, is_noise
 
-BLOCK = 8  # side of the transformed blocks, pixels
-BLOCKS = 60_000  # as many are looked at, of all channels together
-LEVELS = 20  # classes of grey level
-LEAST = 100  # blocks in a class
-QUIET = 0.25  # share of a class's blocks that count as flat
-CALM = (0.1, 0.3)  # share of these that tell of correlation: a fence's pales are correlated, too
+CALM = (
+    0.1,
+    0.3,
+)  # share of the flat blocks that tell of correlation: a fence's pales are correlated, too
 LOWER = 0.35  # quantile of the classes that the variance follows: structure only ever adds
 LOWEST = 0.12  # and where it is the same in all of them
-STRUCTURE_SPREAD = 0.75  # more scatter of the blocks' high band than noise can have
 LINE = 0.15  # correlation along a line that is seen before anything is fitted
 DROP = 0.6  # a structure's correlation falls off more slowly than by this factor a lag
 ENOUGH = (3 / LINE) ** 2 * 8 / 3  # pixels of which white noise shows less
 SLIGHT = 0.05  # and in what a first result has left over, where no structure is mistaken for it
 REACH = 3  # longest lag looked at
-FLAT = 0.005  # share of the blocks from which on the exactly flat ones are padding
-RUN = 3  # pixels in a row at the padding's level
-RIM = 0.25  # share of the blocks that may be its rim
 STILL, DRAWN = 0.02, 0.2  # exactly flat blocks, and correlated others: a drawing
 ALIKE = 1.6  # channels whose variances differ by less share one law
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
+COMMON = 1.5  # more in one mixture of channels than in another, and all the same everywhere:
+EVEN = 1.1  # noise that is correlated between the channels, up to this scatter
+LEAST_OF_ALL = 0.25  # less than this share of what the channels tell singly is no texture's doing
 BETTER = 0.6  # share of the misfit of a constant that a line may leave
 ACROSS = 0.5  # correlation across a line, over that along it, from which on it is no line
-PILED = 0.01  # share of the pixels at an end of the range from which on the noise may be cut off
-
-
-def cosines(size: int) -> torch.Tensor:
-    """Orthonormal cosine transform (DCT-II) as a matrix, one frequency a row."""
-    k, i = torch.arange(size)[:, None], torch.arange(size)
-    rows = torch.cos(math.pi * (i + 0.5) * k / size) * math.sqrt(2 / size)
-    rows[0] /= math.sqrt(2)
-    return rows
-
-
-def draw_blocks(values: torch.Tensor, draw: torch.Generator, most: int = BLOCKS) -> torch.Tensor:
-    """Square blocks at random places.
-
-    Parameters
-    ----------
-    values : Tensor, shape (Z, Y, X)
-    draw : torch.Generator
-    most : int
-
-    Returns
-    -------
-    Tensor, shape (N, B, B)
-        On the CPU, in double precision, so that a flat block is flat.
-    """
-    Z, Y, X = values.shape
-    side = min(BLOCK, Y, X)
-    spans = (Z, Y - side + 1, X - side + 1)
-    count = min(most, math.prod(spans))
-    z, y, x = (torch.randint(0, n, (count,), generator=draw).to(values.device) for n in spans)
-    inside = torch.arange(side, device=values.device)
-    at = ((z * Y + y) * X + x)[:, None, None] + inside[:, None] * X + inside
-    return values.reshape(-1)[at].cpu().double()
 
 
 def autocorrelation(blocks: torch.Tensor, weight: torch.Tensor) -> list[tuple[float, ...]]:
@@ -200,128 +172,7 @@ def correlation_in(
     return along_y, along_x, []
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Variance of the flat blocks of each grey level class of one channel.
-
-    Attributes
-    ----------
-    mean, variance, count : ndarray, shape (L,)
-    still : float
-        Share of the blocks that are exactly flat.
-    quiet, weight, low : Tensor, shapes (N, B, B), (N,) and (N,)
-        The flat blocks, one over their variance, and what they hold at low frequencies.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    count: np.ndarray
-    still: float
-    quiet: torch.Tensor
-    weight: torch.Tensor
-    low: torch.Tensor
-
-
-def _rim_of_padding(blocks: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
-    """Blocks that lie partly on padding: their step is neither noise nor correlation.
-
-    Parameters
-    ----------
-    blocks : Tensor, shape (N, B, B)
-        Grey levels.
-    still : Tensor of bool, shape (N,)
-        Exactly flat ones.
-
-    Returns
-    -------
-    Tensor of bool, shape (N,)
-        None of them where flat parts are everywhere, as between few photons or the lines of a drawing.
-    """
-    none = torch.zeros_like(still)
-    if still.float().mean() < FLAT or blocks.shape[-1] < RUN:
-        return none
-    levels, counts = blocks[still, 0, 0].unique(return_counts=True)
-    padding = torch.isin(blocks, levels[counts >= counts.sum() / 4]).float()[:, None]
-    runs = [F.avg_pool2d(padding, side, 1).flatten(1).amax(1) for side in ((RUN, 1), (1, RUN))]
-    rim = (torch.maximum(*runs) > 1 - 0.5 / RUN) & ~still
-    few = rim.sum() < RIM * len(rim) and (~still & ~rim).sum() >= 4 * LEAST
-    return rim if few else none
-
-
-def read_levels(
-    blocks: torch.Tensor,
-    along_y: tuple[float, ...] = (1.0,),
-    along_x: tuple[float, ...] = (1.0,),
-) -> Levels:
-    """Sort blocks by grey level and take the noise variance from the flat ones of each class.
-
-    Parameters
-    ----------
-    blocks : Tensor of float64, shape (N, B, B)
-    along_y, along_x : tuple of float
-        Correlation of the noise. Along a correlated axis its high frequencies hold next to nothing,
-        so that all are looked at there.
-
-    Returns
-    -------
-    Levels
-        Empty where no class shows noise.
-    """
-    side = blocks.shape[-1]
-    mean, levels = blocks.mean((1, 2)), blocks
-    blocks = blocks - mean[:, None, None]
-    basis = cosines(side).double()
-    coefficients = basis @ blocks @ basis.T
-    half = side // 2 + 1
-    low = (coefficients[:, :half, :half] ** 2).sum((1, 2))
-    from_y, from_x = (half if len(lags) < 2 else 1 for lags in (along_y, along_x))
-    power_y, power_x = (
-        (basis @ line_covariance(lags, side) @ basis.T).diagonal() for lags in (along_y, along_x)
-    )
-    band = power_y[from_y:].mean() * power_x[from_x:].mean()
-    high = (coefficients[:, from_y:, from_x:] ** 2).mean((1, 2)) / band
-    still = blocks.abs().amax((1, 2)) <= 1e-6 * mean.abs().clamp_min(1e-6)
-    moving = np.flatnonzero((~still & ~_rim_of_padding(levels, still)).numpy())
-    none = np.zeros(0)
-    if not len(moving):
-        return Levels(none, none, none, 1.0, blocks[:0], mean[:0], low[:0])
-    least, most = np.quantile(mean.numpy()[moving], (0.002, 0.998))
-    place = ((mean.numpy() - least) / max(most - least, 1e-300)).clip(0, 1) ** 0.5
-    classes = max(1, min(LEVELS, len(moving) // (4 * LEAST)))
-    level = np.minimum((place * classes).astype(int), classes - 1)
-    expected = math.sqrt(
-        2 / ((side - from_y) * (side - from_x))
-    )  # scatter of the high band of white noise
-    rows, chosen, weights = [], [], []
-    for k in range(classes):
-        at = moving[level[moving] == k]
-        if len(at) < min(LEAST, len(moving)):
-            continue
-        take = max(LEAST // 2, int(QUIET * len(at)))
-        flat = at[np.argsort(low.numpy()[at], kind="stable")[:take]]
-        power = high.numpy()[flat]
-        variance = float(power.mean())
-        if variance <= 0 or power.std() / variance > STRUCTURE_SPREAD + expected:
-            continue
-        rows.append((float(mean[flat].mean()), variance, len(flat)))
-        chosen.append(flat)
-        weights.append(np.full(len(flat), 1 / variance))
-    if not rows:
-        return Levels(none, none, none, float(still.float().mean()), blocks[:0], mean[:0], low[:0])
-    table = np.array(rows)
-    kept = np.concatenate(chosen)
-    return Levels(
-        table[:, 0],
-        table[:, 1],
-        table[:, 2],
-        still=float(still.float().mean()),
-        quiet=blocks[kept],
-        weight=torch.tensor(np.concatenate(weights)),
-        low=low[kept],
-    )
-
-
-def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
+def fit_law(levels: list[Levels], kind: str, lowest: float = LOWEST) -> tuple[str, float, float]:
     """Gain and offset of the variance, along the lower edge of the classes.
 
     Parameters
@@ -330,6 +181,8 @@ def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
         Of channels that share one law.
     kind : str
         "auto", "gaussian" or "poisson-gaussian".
+    lowest : float
+        Quantile of the classes that a constant follows.
 
     Returns
     -------
@@ -358,7 +211,7 @@ def fit_law(levels: list[Levels], kind: str) -> tuple[str, float, float]:
         return solution, law, float((weight * side * np.abs(np.log(variance / law))).sum())
 
     ones = np.ones_like(mean)
-    (constant,), _, _ = quantile_fit(ones[:, None], LOWEST)
+    (constant,), _, _ = quantile_fit(ones[:, None], lowest)
     _, _, flat_error = quantile_fit(ones[:, None])
     centre, scale = mean.mean(), max(float(np.ptp(mean)), 1e-300)
     if kind == "gaussian" or len(mean) < (3 if kind == "poisson-gaussian" else 5):
@@ -412,10 +265,10 @@ def estimate_noise(
         return _no_noise(values, step, notes)
     cut = 0.0
     for c in use:
-        blocks, share = _within_range(drawn[c], values[c], step)
-        again = read_levels(blocks) if share else levels[c]
+        inside, share = _within_range(drawn[c], values[c], step)
+        again = read_levels(drawn[c][inside]) if share else levels[c]
         if share and len(again.mean):
-            drawn[c], levels[c] = blocks, again
+            drawn[c], levels[c] = drawn[c][inside], again
         cut = max(cut, share)
     pixels = len(use) * values[0].numel()
     along_y, along_x, told = correlation_in([levels[c] for c in use], pixels, blind_spot)
@@ -425,7 +278,10 @@ def estimate_noise(
     laws = {c: fit_law([levels[c]], kind) for c in use}
     flat = [fit_law([levels[c]], "gaussian")[2] for c in use]
     if len(use) > 1 and max(flat) < ALIKE * min(flat):
-        laws = dict.fromkeys(use, fit_law([levels[c] for c in use], kind))
+        law = fit_law([levels[c] for c in use], kind)
+        if len(along_y) == len(along_x) == 1:
+            law = _law_between(values[use], law, kind, draw, step)
+        laws = dict.fromkeys(use, law)
     laws = {c: law for c, law in laws.items() if _counts(law, levels[c], step)}
     if not laws:
         return _no_noise(values, step, notes)
@@ -479,7 +335,7 @@ def has_few_counts(values: torch.Tensor, step: float) -> bool:
 def _within_range(
     blocks: torch.Tensor, values: torch.Tensor, step: float
 ) -> tuple[torch.Tensor, float]:
-    """Blocks without a pixel at an end of the range where pixels pile up; the share of these."""
+    """Which blocks have no pixel at an end of the range where pixels pile up; the share of these."""
     some = values.reshape(-1)[:: max(1, values.numel() // 200_000)]
     share, inside = 0.0, torch.ones(len(blocks), dtype=torch.bool)
     width = 1.01 * step or float(some.max() - some.min()) / 256
@@ -492,7 +348,65 @@ def _within_range(
         if end > max(PILED * len(some), 3 * first) and first < 2 * second:
             share += end / len(some)
             inside &= (sign * (blocks - float(last))).amin((1, 2)) > 0
-    return (blocks[inside] if inside.sum() >= 4 * LEAST else blocks), share
+    return (inside if inside.sum() >= 4 * LEAST else torch.ones_like(inside)), share
+
+
+def _law_between(
+    channels: torch.Tensor,
+    law: tuple[str, float, float],
+    kind: str,
+    draw: torch.Generator,
+    step: float,
+) -> tuple[str, float, float]:
+    """The law of channels that share one, without the structure that they have in common.
+
+    Parameters
+    ----------
+    channels : Tensor, shape (C, Z, Y, X)
+    law : (str, float, float)
+        What they tell singly, as of `fit_law`.
+    kind : str
+        As of `fit_law`.
+    draw : torch.Generator
+    step : float
+        Distance of the grey levels, 0 if they are not quantised.
+
+    Returns
+    -------
+    law : (str, float, float)
+        As it was, where noise that is correlated between the channels would be taken for structure.
+    """
+    seed = int(torch.randint(0, 2**31, (1,), generator=draw))
+    most = max(5000, BLOCKS // len(channels))
+    drawn = [draw_blocks(one, torch.Generator().manual_seed(seed), most) for one in channels]
+    inside = [
+        _within_range(blocks, one, step)[0] for blocks, one in zip(drawn, channels, strict=True)
+    ]
+    blocks = torch.stack(drawn)[:, torch.stack(inside).all(0)]
+    # channels of different brightness may have noise of different strength in one block
+    singly = law[1] * blocks.mean((2, 3)) + law[2]
+    singly = singly.clamp_min(0.02 * float(singly.mean()))
+    pixels = channels[0].numel()
+    found, excess, unrest = least_of_channels(blocks, pixels, singly.sqrt())
+    if not len(found.mean) or (excess > COMMON and unrest < EVEN):
+        return law
+    share, off = _undisturbed(found)
+    if kind == "auto" and law[1]:
+        even, _, _ = least_of_channels(blocks, pixels)
+        constant, off_even = _undisturbed(even) if len(even.mean) else (0.0, math.inf)
+        if off_even < BETTER * off:
+            law, share = ("gaussian", 0.0, constant), 1.0
+    return (law[0], law[1] * share, law[2] * share) if share > LEAST_OF_ALL else law
+
+
+def _undisturbed(levels: Levels) -> tuple[float, float]:
+    """Mean variance of the classes that hold no more than noise of one strength, and how far all are off."""
+    lower = fit_law([levels], "gaussian", LOWER)[2]
+    chance = np.sqrt(2 / (HIGH * levels.count))
+    near = levels.variance < (1 + 3 * chance) * lower
+    if near.any():
+        lower = float(np.average(levels.variance[near], weights=levels.count[near]))
+    return lower, float(np.average(np.abs(np.log(levels.variance / lower)), weights=levels.count))
 
 
 def _is_drawn(levels: Levels) -> bool:

@@ -40,6 +40,7 @@ ORDER = (
     "patches",
     "tiles",
     "noise_model",
+    "noise_levels",
     "noise",
     "sampling",
     "spectrum",
