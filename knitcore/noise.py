@@ -44,6 +44,7 @@ ALIKE = 1.6  # channels whose variances differ by less share one law
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
 COMMON = 1.5  # more in one mixture of channels than in another, and all the same everywhere:
 EVEN = 1.1  # noise that is correlated between the channels, up to this scatter
+MIXED = 10  # channels; of more, some mixture holds little by chance alone
 LEAST_OF_ALL = 0.25  # less than this share of what the channels tell singly is no texture's doing
 BETTER = 0.6  # share of the misfit of a constant that a line may leave
 ACROSS = 0.5  # correlation across a line, over that along it, from which on it is no line
@@ -279,7 +280,7 @@ def estimate_noise(
     flat = [fit_law([levels[c]], "gaussian")[2] for c in use]
     if len(use) > 1 and max(flat) < ALIKE * min(flat):
         law = fit_law([levels[c] for c in use], kind)
-        if len(along_y) == len(along_x) == 1:
+        if len(along_y) == len(along_x) == 1 and len(use) <= MIXED:
             law = _law_between(values[use], law, kind, draw, step)
         laws = dict.fromkeys(use, law)
     laws = {c: law for c, law in laws.items() if _counts(law, levels[c], step)}

@@ -67,6 +67,50 @@ def test_channels_of_unlike_noise_keep_their_own():
     assert noise.offset[1] ** 0.5 == pytest.approx(40, rel=0.08)
 
 
+def textured(colours, seed=4, side=192):
+    """Grass, so to speak: fine, unevenly strong, of one colour, (C, 1, Y, X)."""
+    rng = np.random.default_rng(seed)
+    strength = 6 + 6 * np.kron(rng.random((side // 16, side // 16)), np.ones((16, 16)))
+    grass = strength * rng.normal(size=(side, side))
+    return scene(side) + np.array(colours)[:, None, None, None] * grass
+
+
+def test_texture_that_channels_share_is_no_noise():
+    image = textured((1.0, 0.9, 1.1))
+    noisy = image + np.random.default_rng(5).normal(0, 10, image.shape)
+    noise, _ = estimate(noisy)
+    assert noise.kind == "gaussian"
+    assert len(set(noise.offset)) == 1
+    assert noise.offset[0] ** 0.5 == pytest.approx(10, rel=0.04)
+    singly, _ = estimate(noisy[1, 0])
+    assert singly.offset[0] ** 0.5 > 11.5  # one channel alone cannot tell
+
+
+def test_photon_noise_of_textured_colours_has_its_gain():
+    image = np.clip(textured((0.6, 0.6, 0.6), side=256), 1, None)
+    noise, _ = estimate(np.random.default_rng(6).poisson(image).astype(float))
+    assert noise.kind == "poisson-gaussian"
+    level = torch.full((3, 1), 125.0)
+    assert noise.variance(level).numpy() == pytest.approx(125, rel=0.12)
+
+
+def test_noise_that_channels_share_is_noise_all_the_same():
+    rng = np.random.default_rng(7)
+    image = np.repeat(scene(192)[None, None], 3, 0)
+    noisy = image + rng.normal(0, 7, image.shape) + rng.normal(0, 7, image.shape[1:])
+    noise, _ = estimate(noisy)
+    assert noise.offset[0] ** 0.5 == pytest.approx(7 * 2**0.5, rel=0.06)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("side", [64, 160])
+def test_white_noise_of_several_channels_is_not_made_less(channels, side):
+    """Of all their mixtures the one that holds least does so by chance."""
+    image = np.repeat(scene(side)[None, None], channels, 0)
+    noise, _ = estimate(image + np.random.default_rng(8).normal(0, 10, image.shape))
+    assert noise.offset[0] ** 0.5 == pytest.approx(10, rel=0.04 if side > 100 else 0.1)
+
+
 @pytest.mark.parametrize(
     "image",
     [
