@@ -44,6 +44,7 @@ ALIKE = 1.6  # channels whose variances differ by less share one law
 STEEP = 1.6  # variance of the brightest over the darkest class that makes noise signal-dependent
 COMMON = 1.5  # more in one mixture of channels than in another, and all the same everywhere:
 EVEN = 1.1  # noise that is correlated between the channels, up to this scatter
+SURE = 50  # numbers a channel that a mixture has to be read from
 MIXED = 10  # channels; of more, some mixture holds little by chance alone
 LEAST_OF_ALL = 0.25  # less than this share of what the channels tell singly is no texture's doing
 BETTER = 0.6  # share of the misfit of a constant that a line may leave
@@ -384,12 +385,14 @@ def _law_between(
         _within_range(blocks, one, step)[0] for blocks, one in zip(drawn, channels, strict=True)
     ]
     blocks = torch.stack(drawn)[:, torch.stack(inside).all(0)]
+    if not blocks.shape[1]:
+        return law
     # channels of different brightness may have noise of different strength in one block
     singly = law[1] * blocks.mean((2, 3)) + law[2]
     singly = singly.clamp_min(0.02 * float(singly.mean()))
     pixels = channels[0].numel()
     found, excess, unrest = least_of_channels(blocks, pixels, singly.sqrt())
-    if not len(found.mean) or (excess > COMMON and unrest < EVEN):
+    if HIGH * found.count.sum() < SURE * len(channels) or (excess > COMMON and unrest < EVEN):
         return law
     share, off = _undisturbed(found)
     if kind == "auto" and law[1]:

@@ -243,7 +243,7 @@ def least_of_channels(
     Returns
     -------
     levels : Levels
-        Without the blocks; `count` is that of blocks that would tell as much and do not overlap.
+        Without the blocks; `count` is that of whole blocks that would tell as much and do not overlap.
     excess : float
         Variance in the mixture that holds the most, over that in the one that holds the least.
     unrest : float
@@ -265,7 +265,8 @@ def least_of_channels(
     if unit is not None:
         high = high / unit.T[..., None]
     rows, excess, unrest = [], [], []
-    news = 1 / (1 + HIGH * blocks.shape[1] / pixels)  # of a block's numbers: it overlaps others
+    numbers = high.shape[-1]
+    news = 1 / (1 + numbers * blocks.shape[1] / pixels)  # of a block's numbers: it overlaps others
     for flat in flat_of_classes(grey.mean(0).numpy(), low.numpy(), moving):
         mixtures = torch.linalg.eigh(_between(high[flat]))[1]
         least, most = (
@@ -273,14 +274,14 @@ def least_of_channels(
             for mixture in (mixtures[:, 0], mixtures[:, -1])
         )
         # of so many mixtures of noise, one holds less by chance, and one more
-        count = news * len(flat)
+        count = news * len(flat) * (numbers / HIGH)
         chance = min(0.5, SPREAD * math.sqrt((len(blocks) - 1) / (HIGH * count)))
         variance = float(least.mean()) / (1 - chance)
-        if variance <= 0 or is_structured(least, HIGH):
+        if variance <= 0 or is_structured(least, numbers):
             continue
         rows.append((float(grey[:, flat].mean()), variance, count))
         excess.append(float(most.mean()) / (1 + chance) / variance)
-        unrest.append(float(most.var() / most.mean() ** 2) * HIGH / 2)
+        unrest.append(float(most.var() / most.mean() ** 2) * numbers / 2)
     if not rows:
         return Levels.empty(0.0, blocks[0]), 1.0, 1.0
     found = Levels.empty(float(still.any(0).float().mean()), blocks[0])
