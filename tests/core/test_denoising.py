@@ -345,3 +345,12 @@ def test_memory_grows_by_at_most_a_hundred_bytes_a_pixel():
         [sys.executable, "-c", MEASURE, "1024"], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 100
+
+
+@pytest.mark.parametrize("sigma", [5.0, 60.0])
+def test_the_record_tells_the_noise_as_given_however_strong(sigma):
+    """In strong noise less is acted upon."""
+    y, x = np.mgrid[:64, :64] / 64
+    noisy = 100 + 40 * np.sin(9 * x + 5 * y) + np.random.default_rng(0).normal(0, sigma, (64, 64))
+    result = knit.denoise(noisy, sigma, steps=20)
+    assert result.record["noise"][0]["sigma"] == sigma
