@@ -58,7 +58,7 @@ LONE = 8.0  # a pixel so many noise deviations off all its neighbours is a defec
 RAISED = 3.0  # and its neighbours rise less than by this: those of a point of light do not
 KEPT = 5.5  # so many noise deviations off the result, a pixel is given back as measured
 KEPT_PAIR = 4.0  # and so many together with a neighbour
-SPARED = 0.96  # share of the noise's variance that is acted upon where noise is strong
+SPARED = 0.96  # share of the noise's variance that is acted upon where it is strong, and even
 THIN = 4  # sides below this hold no patch
 TAKEN = 1.2  # more variance taken away than so many times the noise's is structure
 PASSES = 2
@@ -373,7 +373,7 @@ def _noisy_steps(
     # what is seen is picture and noise
     strong = contrast(y, mine) - 1 <= WEAK
     # strong noise hides what only slightly differs from it: less is taken for noise than there is
-    spared = SPARED if strong else 1.0
+    spared = SPARED if strong and not any(mine.gain) else 1.0
     mine = mine.times(spared)
     more = C > 1 and not strong  # colours' patches have more numbers than a group has patches
     passes = PASSES if recipe.passes is None else recipe.passes
