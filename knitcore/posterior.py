@@ -163,6 +163,17 @@ def find_groups(
     return rows.view(-1, group), position
 
 
+def rows_of(
+    table: torch.Tensor,
+    rows: torch.Tensor,
+    orders: torch.Tensor | None = None,
+    position: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rows of a table, (G, K) to (G, K, D), each in its order; see `find_groups`."""
+    near = table[rows]
+    return near if orders is None or position is None else near.gather(2, orders[position])
+
+
 def asks_for_more(
     table: torch.Tensor,
     rows: torch.Tensor,
@@ -177,17 +188,14 @@ def asks_for_more(
         Of a pilot on a scale on which the noise is about 1.
     rows : Tensor of int, shape (G, K)
     orders : Tensor of int, shape (F, D), optional
-    position : Tensor of int, shape (G, K or more), optional
+    position : Tensor of int, shape (G, K), optional
         As of `find_groups`.
 
     Returns
     -------
     Tensor of bool, shape (G,)
     """
-    near = table[rows]
-    if orders is not None and position is not None:
-        near = near.gather(2, orders[position[:, : rows.shape[1]]])
-    spread = near.var(1, correction=0).mean(1)
+    spread = rows_of(table, rows, orders, position).var(1, correction=0).mean(1)
     return (spread < FLAT) | (spread > ROUGH)
 
 
@@ -391,22 +399,21 @@ def posterior_steps(
             )
             parts: list[tuple[slice | torch.Tensor, int]] = [(slice(None), few)]
             if more:
-                wider = asks_for_more(table, found[:, :few], orders, position)
+                place = None if position is None else position[:, :few]
+                wider = asks_for_more(table, found[:, :few], orders, place)
                 parts = [(~wider, few), (wider, most)]
             for chosen, many in parts:
                 members = found[chosen, :many]
                 if not len(members):
                     continue
-                measured, before = seen[members], pilots[members]
-                if orders is not None and position is not None:
-                    order = orders[position[chosen, :many]]
-                    measured, before = measured.gather(2, order), before.gather(2, order)
+                place = None if position is None else position[chosen, :many]
+                measured, before = (rows_of(t, members, orders, place) for t in (seen, pilots))
                 estimate, variance = group_posterior(measured, before, noise, whiten)
                 # pixels that are better known, of patches whose prior is narrower, count for more
                 sure = (1 / variance)[:, None].expand_as(estimate)
                 told = estimate * sure
-                if orders is not None and position is not None:
-                    back = orders.argsort(1)[position[chosen, :many]]
+                if orders is not None and place is not None:
+                    back = orders.argsort(1)[place]
                     told, sure = told.gather(2, back), sure.gather(2, back)
                 at = members.reshape(-1)
                 sums.index_add_(0, at, told.reshape(len(at), -1))
