@@ -161,6 +161,9 @@ Machine: {machine("opencv-python-headless", "bm3d")}
 def _task_part(
     task: str, methods: tuple[str, ...], rows: list[dict[str, str]], folders: list[str]
 ) -> str:
+    present = [m for m in methods if any(row["method"] == m for row in rows)]
+    measured = [{(r["image"], r["setting"]) for r in rows if r["method"] == m} for m in present]
+    rows = [r for r in rows if (r["image"], r["setting"]) in set.intersection(*measured)]
     cells = [(f, s) for f in folders for s in SETTINGS[task]]
 
     def of(method: str, cell: tuple[str, str]) -> list[dict[str, str]]:
@@ -171,7 +174,6 @@ def _task_part(
         ]
 
     cells = [cell for cell in cells if of(task, cell)]
-    present = [m for m in methods if any(row["method"] == m for row in rows)]
     psnr = {m: np.array([mean_of(of(m, cell), "psnr") for cell in cells]) for m in present}
     ours, others = psnr[task], present[1:]
     names = {m: BENCHMARKS[task].NAMES[THEIR_NAME.get(m, m)] for m in present}
