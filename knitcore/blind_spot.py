@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from knitcore.adam import Adam
 from knitcore.device import lean, usable_precision
-from knitcore.events import EVENT_SECONDS, relayed
+from knitcore.events import EVENT_SECONDS, relayed, two_at_once
 from knitcore.fit import random_source
 from knitcore.noise import REACH
 from knitcore.noise_model import Noise
@@ -250,6 +250,7 @@ def pilot_steps(
     key: str,
     check: bool,
     weak: bool = False,
+    beside: bool = False,
 ) -> Generator[tuple[float, float], None, tuple[torch.Tensor, Noise]]:
     """Fit the network and predict every pixel.
 
@@ -266,6 +267,8 @@ def pilot_steps(
         Lower the noise if the network predicts better than it allows.
     weak : bool
         Whether the noise is: then there is more to learn, in more steps.
+    beside : bool
+        On two cores, with the same result.
 
     Yields
     ------
@@ -322,11 +325,14 @@ def pilot_steps(
     if fresh or not check or not recipe.mirrored or apart < LEAST_APART:
         apart = 0
     order = torch.randperm(total, generator=draw) if apart else None
-    for step in range(count):
-        pixel = torch.randint(0, total - apart, (recipe.batch,), generator=draw)
-        pixel = (pixel if order is None else order[pixel]).to(device)
-        with torch.no_grad():
-            features, mean, value = around.look(pixel, step % ways)
+
+    def batches() -> Iterator[tuple[torch.Tensor, int]]:
+        for step in range(count):
+            pixel = torch.randint(0, total - apart, (recipe.batch,), generator=draw)
+            yield (pixel if order is None else order[pixel]).to(device), step % ways
+
+    looks = two_at_once(lambda batch: around.look(*batch), batches(), beside)
+    for step, (features, mean, value) in enumerate(looks):
         guess, doubt, s2 = predict(features, mean)
         square = (value - mean - guess) ** 2
         # a wild pixel must not decide a step
@@ -356,26 +362,31 @@ def pilot_steps(
         if share < 0.85:
             noise = noise.times(share)
     pilot = yield from relayed(
-        _pilot(around, predict, ways), lambda part: (0.8 + 0.2 * part, math.nan)
+        _pilot(around, predict, ways, beside), lambda part: (0.8 + 0.2 * part, math.nan)
     )
     return pilot, noise
 
 
 def _pilot(
-    around: Surroundings, predict: Predict, ways: int
+    around: Surroundings, predict: Predict, ways: int, beside: bool
 ) -> Generator[float, None, torch.Tensor]:
     """Posterior mean of every pixel, (C, Z, Y, X): the mean of so many mirrored ways to look at it."""
     total = math.prod(around.shape)
     pilot = torch.empty(len(around.turn), total, device=around.turn.device)
     reported = time.monotonic()
-    for start in range(0, total, CHUNK):
+
+    def posterior(start: int) -> torch.Tensor:
         pixel = torch.arange(start, min(total, start + CHUNK), device=pilot.device)
         post = torch.zeros(len(pixel), len(pilot), device=pilot.device)
         for way in range(ways):
             features, mean, value = around.look(pixel, way)
             guess, doubt, s2 = predict(features, mean)
             post += (mean + (s2 * guess + doubt * (value - mean)) / (s2 + doubt)) / ways
-        pilot[:, start : start + CHUNK] = (post @ around.turn).T
+        return (post @ around.turn).T
+
+    starts = range(0, total, CHUNK)
+    for start, part in zip(starts, two_at_once(posterior, starts, beside), strict=True):
+        pilot[:, start : start + CHUNK] = part
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
             yield start / total

@@ -382,7 +382,9 @@ def _noisy_steps(
         begun, told = None, mine
         if beside and strong and passes > 1:
             begun = _begin_coarse(at_end, y, mine, hidden, recipe, key)
-        fit = pilot_steps(around, mine, recipe, key, check=not given, weak=not strong)
+        # in strong noise the other core is at the coarse images
+        free = beside and not strong
+        fit = pilot_steps(around, mine, recipe, key, check=not given, weak=not strong, beside=free)
         clean, mine = yield from _staged(fit, 0.02, 0.3, "fit the blind-spot network")
         del fit, around
         if not given and not is_noise(units(mine), flat, quantum):
@@ -407,7 +409,7 @@ def _noisy_steps(
             pilot, group = clean, _group(recipe, k)
             twofold = strong and k == passes - 1 and recipe.passes is None
             pause = until - EDGE_TIME * (until - done) if twofold else until
-            steps = posterior_steps(y, pilot, mine, recipe, group, more)
+            steps = posterior_steps(y, pilot, mine, recipe, group, more, free)
             broad = _larger_steps(y, pilot, mine, recipe, group)
             if twofold and beside:
                 broad = _begin(at_end, broad).wait()

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from knitcore.events import EVENT_SECONDS
+from knitcore.events import EVENT_SECONDS, two_at_once
 from knitcore.noise_model import Noise, line_covariance
 from knitcore.recipe import Denoise
 
@@ -318,6 +319,79 @@ def patch_side(recipe: Denoise, channels: int) -> int:
     return recipe.patch or (7 if channels == 1 else 5)
 
 
+@dataclass(frozen=True)
+class GroupsOf:
+    """What the groups of one piece are made from; see `posterior_steps`.
+
+    Attributes
+    ----------
+    table : Tensor, shape (P, D)
+        What patches are compared by, and its squared row norms.
+    square : Tensor, shape (P,)
+    seen, pilots : Tensor, shape (P, D)
+        Noisy patches and their pilots.
+    here : int
+        Row of the first patch of the plane that references are in.
+    orders : Tensor of int, shape (F, D), or None
+    noise : Noise
+    whiten : Tensor or None
+    group : int
+    more : bool
+    """
+
+    table: torch.Tensor
+    square: torch.Tensor
+    seen: torch.Tensor
+    pilots: torch.Tensor
+    here: int
+    orders: torch.Tensor | None
+    noise: Noise
+    whiten: torch.Tensor | None
+    group: int
+    more: bool
+
+    def posteriors(
+        self, pair: tuple[torch.Tensor, torch.Tensor]
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of some teams: rows (M,) of the tables, and what to add there: estimates by weights, weights."""
+        reference, candidate = pair
+        few = min(self.group, candidate.shape[1])
+        most = min(round(MORE * self.group), candidate.shape[1]) if self.more else few
+        found, position = find_groups(
+            self.table,
+            self.square,
+            reference + self.here,
+            candidate,
+            most,
+            self.orders,
+            in_order=self.more,
+        )
+        parts: list[tuple[slice | torch.Tensor, int]] = [(slice(None), few)]
+        if self.more:
+            place = None if position is None else position[:, :few]
+            wider = asks_for_more(self.table, found[:, :few], self.orders, place)
+            parts = [(~wider, few), (wider, most)]
+        results = []
+        for chosen, many in parts:
+            members = found[chosen, :many]
+            if not len(members):
+                continue
+            place = None if position is None else position[chosen, :many]
+            measured, before = (
+                rows_of(t, members, self.orders, place) for t in (self.seen, self.pilots)
+            )
+            estimate, variance = group_posterior(measured, before, self.noise, self.whiten)
+            # pixels that are better known, of patches whose prior is narrower, count for more
+            sure = (1 / variance)[:, None].expand_as(estimate)
+            told = estimate * sure
+            if self.orders is not None and place is not None:
+                back = self.orders.argsort(1)[place]
+                told, sure = told.gather(2, back), sure.gather(2, back)
+            at = members.reshape(-1)
+            results.append((at, told.reshape(len(at), -1), sure.reshape(len(at), -1)))
+        return results
+
+
 def posterior_steps(
     noisy: torch.Tensor,
     pilot: torch.Tensor,
@@ -325,6 +399,7 @@ def posterior_steps(
     recipe: Denoise,
     group: int,
     more: bool = False,
+    beside: bool = False,
 ) -> Generator[float, None, tuple[torch.Tensor, torch.Tensor]]:
     """Posterior mean of every pixel, piece by piece; the pieces leave no seam.
 
@@ -339,6 +414,8 @@ def posterior_steps(
         Patches in a group.
     more : bool
         Half as many again where `asks_for_more`: worth its time for colours in weak noise.
+    beside : bool
+        On two cores, with the same result.
 
     Yields
     ------
@@ -391,33 +468,11 @@ def posterior_steps(
         at_once = TEAMS if orders is None else TEAMS // len(orders)
         own_teams, shape = len(ys) * len(xs), (planes, high, wide)
         pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
-        for done, (reference, candidate) in enumerate(pairs, 1):
-            few = min(group, candidate.shape[1])
-            most = min(round(MORE * group), candidate.shape[1]) if more else few
-            found, position = find_groups(
-                table, square, reference + here, candidate, most, orders, in_order=more
-            )
-            parts: list[tuple[slice | torch.Tensor, int]] = [(slice(None), few)]
-            if more:
-                place = None if position is None else position[:, :few]
-                wider = asks_for_more(table, found[:, :few], orders, place)
-                parts = [(~wider, few), (wider, most)]
-            for chosen, many in parts:
-                members = found[chosen, :many]
-                if not len(members):
-                    continue
-                place = None if position is None else position[chosen, :many]
-                measured, before = (rows_of(t, members, orders, place) for t in (seen, pilots))
-                estimate, variance = group_posterior(measured, before, noise, whiten)
-                # pixels that are better known, of patches whose prior is narrower, count for more
-                sure = (1 / variance)[:, None].expand_as(estimate)
-                told = estimate * sure
-                if orders is not None and place is not None:
-                    back = orders.argsort(1)[place]
-                    told, sure = told.gather(2, back), sure.gather(2, back)
-                at = members.reshape(-1)
-                sums.index_add_(0, at, told.reshape(len(at), -1))
-                weights.index_add_(0, at, sure.reshape(len(at), -1))
+        groups = GroupsOf(table, square, seen, pilots, here, orders, noise, whiten, group, more)
+        for done, parts in enumerate(two_at_once(groups.posteriors, pairs, beside), 1):
+            for at, told, sure in parts:
+                sums.index_add_(0, at, told)
+                weights.index_add_(0, at, sure)
                 counts += torch.bincount(at, minlength=len(counts))
             if time.monotonic() - reported > EVENT_SECONDS:
                 reported = time.monotonic()
