@@ -129,12 +129,20 @@ class Surroundings:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features (N, F), local mean (N, C) and value (N, C) of pixels given by flat index."""
         at = self.place(pixel)[:, None]
-        near = self.banks[0][:, at + self.near[way]]
+        near = _columns(self.banks[0], at + self.near[way])
         mean = near @ self.weight  # alike all ways
         parts = [near]
-        parts += [b[:, at + r] for b, r in zip(self.banks[1:], self.rings[way], strict=True)]
+        parts += [
+            _columns(bank, at + ring)
+            for bank, ring in zip(self.banks[1:], self.rings[way], strict=True)
+        ]
         features = torch.cat(parts, 2) - mean[..., None]
         return features.permute(1, 0, 2).reshape(len(at), -1), mean.T, self.banks[0][:, at[:, 0]].T
+
+
+def _columns(bank: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """``bank[:, at]``, in less than half the time."""
+    return bank.index_select(1, at.reshape(-1)).view(len(bank), *at.shape)
 
 
 def surround(values: torch.Tensor, hidden: set[tuple[int, int]]) -> Surroundings:

@@ -107,6 +107,18 @@ def turned_orders(channels: int, size: int, lined: bool, device: torch.device) -
     return (plane[:, None] + first[:, None]).flatten(1)
 
 
+def rows_of(
+    table: torch.Tensor,
+    rows: torch.Tensor,
+    orders: torch.Tensor | None = None,
+    position: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Rows of a table, (G, K) to (G, K, D), each in its order; see `find_groups`."""
+    # a third of the time of indexing by an array
+    near = table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+    return near if orders is None or position is None else near.gather(2, orders[position])
+
+
 def find_groups(
     table: torch.Tensor,
     square: torch.Tensor,
@@ -140,12 +152,12 @@ def find_groups(
     """
     many, position = candidate.shape[1], None
     if orders is None:
-        cross = table[reference] @ table[candidate].transpose(1, 2)
+        cross = rows_of(table, reference) @ rows_of(table, candidate).transpose(1, 2)
         distance = square[candidate][:, None] - 2 * cross
     else:
         # to turn the reference back is less work than to turn all candidates
-        turned = table[reference][:, :, orders.argsort(1)]
-        cross = turned.flatten(1, 2) @ table[candidate].transpose(1, 2)
+        turned = rows_of(table, reference)[:, :, orders.argsort(1)]
+        cross = turned.flatten(1, 2) @ rows_of(table, candidate).transpose(1, 2)
         distance = cross.view(*turned.shape[:3], many).mul_(-2)
         distance += square[candidate][:, None, None]
         distance += square[reference][:, :, None, None]
@@ -162,17 +174,6 @@ def find_groups(
         position[..., 0].masked_fill_(missing, 0)
         position = position.view(-1, group)
     return rows.view(-1, group), position
-
-
-def rows_of(
-    table: torch.Tensor,
-    rows: torch.Tensor,
-    orders: torch.Tensor | None = None,
-    position: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Rows of a table, (G, K) to (G, K, D), each in its order; see `find_groups`."""
-    near = table[rows]
-    return near if orders is None or position is None else near.gather(2, orders[position])
 
 
 def asks_for_more(

@@ -43,6 +43,7 @@ from knitcore.posterior import (
     patch_sums,
     patch_table,
     reference_starts,
+    rows_of,
     team_side,
     team_windows,
 )
@@ -531,7 +532,7 @@ def _group_sums(
     total, count = torch.zeros_like(table), table.new_zeros(len(table))
     eye = torch.eye(table.shape[1], device=table.device)
     for chunk in rows.split(GROUPS if rows.device.type == "cpu" else 64 * GROUPS):
-        seen = table[chunk]
+        seen = rows_of(table, chunk)
         group = seen - seen.mean(1, keepdim=True)
         cov = group.transpose(1, 2) @ group / max(1, chunk.shape[1] - 1)
         # beside a hot pixel's variance the noise would be lost in rounding

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from knitcore.events import Alongside, both_halves, drain
+from knitcore.events import Alongside, both_halves, drain, two_at_once
 
 
 def counting(last: int, seconds: float = 0.0):
@@ -76,3 +76,39 @@ def test_a_half_under_way_ends_with_the_other() -> None:
     with pytest.raises(ValueError, match="out of paper"):
         drain(both_halves([failing(), endless(ended)], beside=True))
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("many", [0, 1, 4, 5])
+def test_results_of_two_at_once_come_in_order(many: int, beside: bool) -> None:
+    def slower_the_earlier(number: int) -> int:
+        time.sleep(0.02 * (many - number))
+        return number**2
+
+    assert list(two_at_once(slower_the_earlier, range(many), beside)) == [n**2 for n in range(many)]
+
+
+def test_every_second_one_is_worked_on_beside_the_first() -> None:
+    both = threading.Barrier(2, timeout=5)
+    places = list(two_at_once(lambda _: both.wait(), range(4), beside=True))
+    assert sorted(places) == [0, 0, 1, 1]
+
+
+def test_what_fails_beside_fails_where_results_are_taken() -> None:
+    def fragile(number: int) -> int:
+        if number == 1:
+            raise ValueError("out of ink")
+        return number
+
+    results = two_at_once(fragile, range(4), beside=True)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="out of ink"):
+        next(results)
+
+
+def test_who_stops_taking_results_waits_for_none_but_the_one_under_way() -> None:
+    begun: list[int] = []
+    results = two_at_once(begun.append, range(100), beside=True)
+    next(results)
+    results.close()
+    assert sorted(begun) == [0, 1]

@@ -283,6 +283,17 @@ def test_gaussian_noise_asked_for_has_the_mean_strength_of_one_that_grows():
     assert "poisson-gaussian fits better" in done.notes[0].text
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_two_cores_find_the_same_as_one_in_weak_noise(monkeypatch, channels):
+    from knitcore import fast_denoising
+
+    monkeypatch.setattr(fast_denoising, "fit_threads", lambda: 1)
+    noisy = picture(channels, 90, 96) + noise((channels, 90, 96), 4.0)
+    one, two = (canvas(noisy, cores=cores, preset="quality", steps=30)[0] for cores in (1, 2))
+    np.testing.assert_array_equal(one.clean, two.clean)
+    np.testing.assert_array_equal(one.std, two.std)
+
+
 @pytest.mark.parametrize("lowered", [False, True])
 def test_two_cores_find_the_same_as_one(monkeypatch, lowered):
     from knitcore import fast_denoising
