@@ -10,7 +10,6 @@ kernels are those of super_resolution.py. One CSV row a case; a killed run goes 
 from __future__ import annotations
 
 import argparse
-import time
 import zlib
 from functools import partial
 from importlib.util import find_spec
@@ -124,9 +123,8 @@ def _inpaint(clean: np.ndarray, method: str, percent: int, name: str) -> dict[st
         mask = random_hole(clean.shape, percent, name, number)
         damaged = clean.copy()
         damaged[mask] = 0
-        start = time.perf_counter()
-        filled, std = inpainting.FILLS[method](damaged, mask)
-        row = {"seconds": time.perf_counter() - start}
+        (filled, std), clock = timed(inpainting.FILLS[method], damaged, mask)
+        row = {"seconds": clock["seconds"]}
         row["psnr"] = inpainting.scores(clean / 255, filled, mask)["psnr"]
         if std is not None:
             told = inpainting.calibration((filled - clean / 255)[mask], std[mask])

@@ -41,6 +41,7 @@ from knitcore.noise import (
     by_chance,
     correlation_in,
     draw_blocks,
+    draw_blocks_alike,
     estimate_noise,
     line_of,
     read_levels,
@@ -662,10 +663,7 @@ def _left_line(
     """The noise with its correlation along a line in what a first result has left over."""
     count, parts = 8000 // len(noisy) + 1, []
     for c in range(len(noisy)):
-        seed = int(torch.randint(0, 2**31, (1,), generator=draw))
-        pairs = [
-            draw_blocks(v[c], torch.Generator().manual_seed(seed), count) for v in (noisy, clean)
-        ]
+        pairs = draw_blocks_alike((noisy[c], clean[c]), draw, count)
         parts.append((pairs[0] - pairs[1]) / noise.of([c]).variance(pairs[1][None])[0].sqrt())
     blocks = torch.cat(parts)
     blocks = blocks[blocks.abs().amax((1, 2)) < KEPT]  # what stands out is no noise

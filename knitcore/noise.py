@@ -23,6 +23,7 @@ from knitcore.noise_levels import (
     Levels,
     cosines,
     draw_blocks,
+    draw_blocks_alike,
     least_of_channels,
     read_levels,
 )
@@ -378,9 +379,7 @@ def _law_between(
     law : (str, float, float)
         As it was, where noise that is correlated between the channels would be taken for structure.
     """
-    seed = int(torch.randint(0, 2**31, (1,), generator=draw))
-    most = max(5000, BLOCKS // len(channels))
-    drawn = [draw_blocks(one, torch.Generator().manual_seed(seed), most) for one in channels]
+    drawn = draw_blocks_alike(channels, draw, max(5000, BLOCKS // len(channels)))
     inside = [
         _within_range(blocks, one, step)[0] for blocks, one in zip(drawn, channels, strict=True)
     ]

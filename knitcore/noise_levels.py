@@ -13,6 +13,7 @@ texture: what blocks hold in that mixture of channels in which they hold least i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +66,14 @@ def draw_blocks(values: torch.Tensor, draw: torch.Generator, most: int = BLOCKS)
     inside = torch.arange(side, device=values.device)
     at = ((z * Y + y) * X + x)[:, None, None] + inside[:, None] * X + inside
     return values.reshape(-1)[at].cpu().double()
+
+
+def draw_blocks_alike(
+    images: Iterable[torch.Tensor], draw: torch.Generator, most: int
+) -> list[torch.Tensor]:
+    """`draw_blocks` of images of one shape, at the same places in each."""
+    seed = int(torch.randint(0, 2**31, (1,), generator=draw))
+    return [draw_blocks(one, torch.Generator().manual_seed(seed), most) for one in images]
 
 
 @dataclass(frozen=True)
