@@ -32,6 +32,7 @@ NEAR = 3  # reach of the neighbours taken one by one, pixels
 RINGS = ((3, 5), (5, 9))  # (side, spacing) of the means farther out
 ROUNDS = 7  # a pixel is learnt from so often each way: more, and its noise is learnt by heart
 MANY = 2**15  # pixels: of fewer, strong noise is learnt by heart however they are mirrored
+AREA, GROWTH = 2**16, 4  # a larger image's fit takes more steps, as its pixels, up to so many times
 LONGER = 2  # so many times the steps where noise is weak, and there is more to learn
 WIDER = 2  # so many times the units there, if there is four times as much to learn from,
 WIDER_ROUNDS = 5  # and fewer rounds each way, since they learn noise by heart sooner
@@ -300,33 +301,40 @@ def pilot_steps(
     spread = features.abs().mean().clamp_min(1e-6) * 1.25
     wider = weak and recipe.mirrored
     width = WIDER * recipe.width if wider else recipe.width
-    sizes = [features.shape[1], width, width, width, 2 * C]
-    weights, biases = [], []
-    for n, m in itertools.pairwise(sizes):
-        scale = (1.0 if m != 2 * C else 0.3) / math.sqrt(n)
-        weights.append(((torch.rand(n, m, generator=draw) * 2 - 1) * scale).to(device))
-        biases.append(((torch.rand(m, generator=draw) * 2 - 1) / math.sqrt(n)).to(device))
-    parameters = [p.requires_grad_() for p in (*weights, *biases)]
+    drawn: list[torch.Tensor] = []
+    for n, m in itertools.pairwise((features.shape[1], width, width, 2 * C)):
+        shapes = (m, n), (m,)
+        drawn += [(torch.rand(shape, generator=draw) * 2 - 1) / math.sqrt(n) for shape in shapes]
+    drawn[-2] *= 0.3
+    lengths = [one.numel() for one in drawn]
+    # one vector of all layers: the optimiser's many small operations would take as long as a layer
+    vector = torch.cat([one.flatten() for one in drawn]).to(device).requires_grad_()
 
     def predict(
         features: torch.Tensor, mean: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean relative to the local one, its variance, and that of the noise."""
+        parts = zip(vector.split(lengths), drawn, strict=True)
+        weight1, bias1, weight2, bias2, weight3, bias3 = (part.view_as(one) for part, one in parts)
         h = (features / spread).clamp(-LIMIT, LIMIT)
         with lean(device, precision):
-            for w, b in zip(weights[:-1], biases[:-1], strict=True):
-                h = F.gelu(torch.addmm(b, h, w))
-        out = torch.addmm(biases[-1], h.float(), weights[-1])
+            h = F.silu(F.linear(h, weight1, bias1))
+            h = F.silu(F.linear(h, weight2, bias2))
+        out = F.linear(h.float(), weight3, bias3)
         s2 = around.noise_at(noise, mean)
         return out[:, :C] * 2 * s2.sqrt(), s2 * (out[:, C:] - 2).clamp(-20, 20).exp(), s2
 
-    optimiser = Adam(parameters)
+    optimiser = Adam([vector])
+    # of each batch, for two cores: in strong noise the other one has coarse images to work on
+    halves = 2 if weak and device.type == "cpu" else 1
     reported, ratios = time.monotonic(), []
     ways = len(MIRRORED) if recipe.mirrored else 1
     # so many times as many pixels there seem to be
     seeming = ways if weak else max(1, ways * min(1, total / MANY))
     rounds = (WIDER_ROUNDS if wider else ROUNDS) * seeming
-    longest = LONGER * recipe.steps if weak else recipe.steps
+    longest = recipe.steps * (LONGER if weak else 1)
+    if not recipe.mirrored:  # what a few steps leave out is more in a large image
+        longest = round(longest * min(max(total / AREA, 1), GROWTH))
     count = min(longest, max(20, int(rounds * total / recipe.batch)))
     fresh = count * recipe.batch < FRESH * total
     apart = min(round(APART * total), MOST_APART)
@@ -337,29 +345,40 @@ def pilot_steps(
     def batches() -> Iterator[tuple[torch.Tensor, int]]:
         for step in range(count):
             pixel = torch.randint(0, total - apart, (recipe.batch,), generator=draw)
-            yield (pixel if order is None else order[pixel]).to(device), step % ways
+            pixel = (pixel if order is None else order[pixel]).to(device)
+            for half in pixel.chunk(halves):
+                yield half, step % ways
 
-    looks = two_at_once(lambda batch: around.look(*batch), batches(), beside)
-    for step, (features, mean, value) in enumerate(looks):
+    def gradients(
+        batch: tuple[torch.Tensor, int],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some pixels' share of the loss, its gradient, and what they tell of the noise."""
+        features, mean, value = around.look(*batch)
         guess, doubt, s2 = predict(features, mean)
         square = (value - mean - guess) ** 2
         # a wild pixel must not decide a step
-        loss = ((square / (doubt + s2)).clamp_max(50) + (doubt / s2 + 1).log()).mean()
-        optimiser.clear()
-        loss.backward()
+        losses = (square / (doubt + s2)).clamp_max(50) + (doubt / s2 + 1).log()
+        loss = losses.sum() / (recipe.batch * C)
+        (gradient,) = torch.autograd.grad(loss, vector)
+        return loss.detach(), gradient, torch.stack([doubt.detach(), (square / s2).detach()])
+
+    # the parameters move only when both halves of a step are through
+    told = two_at_once(gradients, batches(), beside and halves == 2)
+    for step in range(count):
+        found = list(itertools.islice(told, halves))
+        vector.grad = torch.stack([gradient for _, gradient, _ in found]).sum(0)
         done = step / count
         warm, cool = min(1.0, 0.04 + done / 0.1), max(0.0, done - 0.1) / 0.9
         rate = recipe.rate * warm * 0.5 * (1 + math.cos(math.pi * cool))
         optimiser.step(rate)
         with torch.no_grad():
-            torch._foreach_mul_(weights, 1 - rate * DECAY)
-            if check and fresh and step >= 0.8 * count:
-                ratios.append(torch.stack([doubt, square / s2]))
+            vector *= 1 - rate * DECAY
+        if check and fresh and step >= 0.8 * count:
+            ratios += [ratio for _, _, ratio in found]
         if time.monotonic() - reported > EVENT_SECONDS:
             reported = time.monotonic()
-            yield 0.8 * (step + 1) / count, float(loss.detach())
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+            yield 0.8 * (step + 1) / count, float(sum(loss for loss, _, _ in found))
+    vector.requires_grad_(False)
     if order is not None:
         features, mean, value = around.look(order[total - apart :].to(device))
         guess, doubt, s2 = predict(features, mean)

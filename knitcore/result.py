@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Raised whenever the same recipe would give other pixels or another std: old records then no longer
 # count as done.
-METHOD_VERSION = 12
+METHOD_VERSION = 13
 
 
 @dataclass(frozen=True)

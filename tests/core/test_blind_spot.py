@@ -107,6 +107,30 @@ def test_mirrored_surroundings_bear_more_steps(side, gain):
     assert error(mirrored=True) < gain * error()
 
 
+@pytest.mark.parametrize(
+    ("side", "fields", "expected"),
+    [
+        (64, {}, 20),  # each pixel is learnt from seven times
+        (256, {}, 30),
+        (384, {}, 68),  # as many more as there are pixels
+        (768, {}, 120),  # up to four times
+        (768, {"mirrored": True}, 30),
+        (256, {"weak": True}, 60),
+        (512, {"weak": True}, 240),
+    ],
+)
+def test_steps_grow_with_the_image(side, fields, expected, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        "knitcore.blind_spot.Adam.step", lambda self, rate: taken.append(self.parameters)
+    )
+    weak = fields.pop("weak", False)
+    recipe = Denoise(steps=30, width=4, batch=1434, **fields)
+    around = surround(torch.randn(1, 1, side, side, generator=random_source(0)), {(0, 0)})
+    drain(pilot_steps(around, ONE, recipe, "test", False, weak=weak))
+    assert len(taken) == expected
+
+
 def test_a_volume_uses_its_neighbouring_planes():
     rng = np.random.default_rng(1)
     rough = rng.normal(0, 3, (1, 1, 48, 48)).astype(np.float32)  # the same on every plane
