@@ -475,7 +475,8 @@ def _larger_steps(
     noisy: torch.Tensor, pilot: torch.Tensor, noise: Noise, recipe: Denoise, group: int
 ) -> PassSteps:
     """A pass with larger patches."""
-    larger = recipe.model_copy(update={"patch": patch_side(recipe, len(noisy)) + 2})
+    changed = {"patch": patch_side(recipe, len(noisy)) + 2, "stride": recipe.stride + 1}
+    larger = recipe.model_copy(update=changed)
     return (yield from posterior_steps(noisy, pilot, noise, larger, group))
 
 
@@ -604,6 +605,8 @@ def _coarse_steps(
     Each has a pilot and passes of its own: what only refines the full image is of less help.
     """
     results, parts = [], len(factors) * (PASSES + 1)
+    # they only count for a share: fewer patches cost nothing
+    recipe = recipe.model_copy(update={"stride": recipe.stride + 1})
     for number, factor in enumerate(factors):
         over = number * (PASSES + 1)
         small = shrink(noisy, factor)
