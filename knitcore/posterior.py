@@ -50,6 +50,11 @@ def team_side(stride: int, window: int) -> int:
     return (TEAM - 1) * stride + 1 + 2 * window
 
 
+def teams_at_once(device: torch.device) -> int:
+    """How many teams are searched at once."""
+    return TEAMS if device.type == "cpu" else TEAMS * GPU_TEAMS
+
+
 def team_windows(
     ys: torch.Tensor,
     xs: torch.Tensor,
@@ -473,8 +478,9 @@ def posterior_steps(
         here = (z - box[0].start) * high * wide
         sums, weights = torch.zeros_like(pilots), torch.zeros_like(pilots)
         counts = pilots.new_zeros(len(pilots))
-        at_once = TEAMS if orders is None else TEAMS // 2  # each turned to all positions
-        at_once *= 1 if device.type == "cpu" else GPU_TEAMS
+        at_once = teams_at_once(device)
+        if orders is not None:  # each is turned to all positions
+            at_once //= 2
         own_teams, shape = len(ys) * len(xs), (planes, high, wide)
         pairs = team_windows(ys, xs, shape, recipe.window, side, at_once)
         groups = GroupsOf(table, square, seen, pilots, here, orders, noise, whiten, group, more)

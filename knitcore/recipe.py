@@ -398,7 +398,7 @@ class Denoise(Recipe):
         ge=1,
         le=1_000_000,
         description="Optimiser steps of the fit; where noise is weak the blind-spot network takes twice "
-        "as many, and unless `mirrored` up to twice as many for more than 256 x 256 pixels.",
+        "as many, and unless `mirrored` up to four times as many for more than 256 x 256 pixels.",
     )
     method: Literal["blind-spot", "knitwork"] = Field(
         "blind-spot",

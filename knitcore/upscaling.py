@@ -37,7 +37,6 @@ from knitcore.fit import random_source
 from knitcore.noise import estimate_noise
 from knitcore.noise_model import grey_step
 from knitcore.posterior import (
-    TEAMS,
     covered,
     find_groups,
     patch_sums,
@@ -46,6 +45,7 @@ from knitcore.posterior import (
     rows_of,
     team_side,
     team_windows,
+    teams_at_once,
 )
 from knitcore.recipe import SuperResolve
 from knitcore.sampling import Degradation, back_project, enlarge
@@ -439,8 +439,9 @@ def _searched(
         square = (table * table).sum(1)
         shape = (1, *(n - size + 1 for n in plane.shape))
         side = team_side(stride, recipe.window)
+        at_once = teams_at_once(plane.device)
         windows = [
-            team_windows(some, xs, shape, recipe.window, side, TEAMS) for some in _halves(ys)
+            team_windows(some, xs, shape, recipe.window, side, at_once) for some in _halves(ys)
         ]
         groups = [_groups(table, square, some, recipe.group) for some in windows]
         halves = both_halves(groups, beside)
